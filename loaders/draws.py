@@ -1,0 +1,214 @@
+"""What is random about a sample: crop, flip, RandAugment ops, mixing. Pure functions of (seed, epoch, sample id).
+
+Everything is vectorised over the samples of a batch and drawn with `philox`, so a sample is augmented the same way
+whatever the batch, rank, worker or decoder that it falls to. Sizes of images enter only where boxes are computed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from loaders.philox import Purpose, bits, uniforms
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+CROP_TRIES = 10
+NO_MIX, MIXUP, CUTMIX = 0, 1, 2
+_GAMMA_TRIES = 8
+
+
+class OpDraws(NamedTuple):
+    """RandAugment's choices: `num_ops` operations for every sample, applied in order."""
+
+    ops: Ints  # (B, num_ops): index into the space of operations
+    bins: Ints  # (B, num_ops): magnitude bin
+    signs: Ints  # (B, num_ops): -1 or 1, used by the operations that have a direction
+
+
+class MixDraws(NamedTuple):
+    """How each sample is mixed with another one of its group."""
+
+    kind: Ints  # (B,): NO_MIX, MIXUP or CUTMIX
+    partner: Ints  # (B,): position in the batch of the sample that is mixed in
+    weight: npt.NDArray[np.float32]  # (B,): share of the sample's own label; for cutmix its share of the pixels
+    boxes: Ints  # (B, 4): top, left, bottom, right of what the partner covers, in output pixels; zeros unless cutmix
+
+
+def flips(seed: int, epoch: int, ids: Ints, probability: float) -> npt.NDArray[np.bool_]:
+    """Which samples are mirrored left to right: (B,) bool."""
+    return uniforms(seed, epoch, ids, Purpose.FLIP, 1)[:, 0] < probability
+
+
+def crop_uniforms(seed: int, epoch: int, ids: Ints) -> Floats:
+    """The uniform numbers behind a random resized crop: (B, 10, 4), for area, ratio, top and left of each try."""
+    return uniforms(seed, epoch, ids, Purpose.CROP, CROP_TRIES * 4).reshape(len(ids), CROP_TRIES, 4)
+
+
+def random_resized_crop(
+    draws: Floats,
+    heights: Ints,
+    widths: Ints,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Ints:
+    """Boxes distributed as torchvision's `RandomResizedCrop.get_params`: ten tries, then a central crop.
+
+    Args:
+        draws: (B, 10, 4) uniforms in (0, 1), from `crop_uniforms`.
+        heights: (B,) image heights in pixels.
+        widths: (B,) image widths in pixels.
+        scale: range of the crop's share of the image's area.
+        ratio: range of width / height, log-uniform.
+
+    Returns:
+        (B, 4) int64: top, left, height, width, inside the image and not empty.
+    """
+    image_h, image_w = heights[:, None], widths[:, None]
+    area = (image_h * image_w) * (scale[0] + (scale[1] - scale[0]) * draws[..., 0])
+    log_ratio = math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * draws[..., 1]
+    aspect = np.exp(log_ratio)
+    # np.rint rounds halves to even, as Python's round does in torchvision.
+    crop_w: Ints = np.rint(np.sqrt(area * aspect)).astype(np.int64)
+    crop_h: Ints = np.rint(np.sqrt(area / aspect)).astype(np.int64)
+    fits = (crop_w > 0) & (crop_w <= image_w) & (crop_h > 0) & (crop_h <= image_h)
+    rows, chosen = np.arange(len(draws)), np.argmax(fits, axis=1)
+    crop_h, crop_w = crop_h[rows, chosen], crop_w[rows, chosen]
+    top = (draws[rows, chosen, 2] * (heights - crop_h + 1)).astype(np.int64)
+    left = (draws[rows, chosen, 3] * (widths - crop_w + 1)).astype(np.int64)
+    boxes = np.stack((top, left, crop_h, crop_w), axis=1)
+    return np.where(np.any(fits, axis=1)[:, None], boxes, _ratio_limited_centre(heights, widths, ratio))
+
+
+def _ratio_limited_centre(heights: Ints, widths: Ints, ratio: tuple[float, float]) -> Ints:
+    """torchvision's fall-back: the largest central crop whose aspect ratio is in range."""
+    image_ratio = widths / heights
+    too_narrow, too_wide = image_ratio < ratio[0], image_ratio > ratio[1]
+    crop_h = np.where(too_narrow, np.rint(widths / ratio[0]), heights).astype(np.int64)
+    crop_w = np.where(too_wide, np.rint(heights * ratio[1]), widths).astype(np.int64)
+    crop_h, crop_w = np.maximum(crop_h, 1), np.maximum(crop_w, 1)
+    return np.stack(((heights - crop_h) // 2, (widths - crop_w) // 2, crop_h, crop_w), axis=1)
+
+
+def centre_crop(heights: Ints, widths: Ints, crop_ratio: float) -> Ints:
+    """The evaluation box: a central square of `crop_ratio` of the shorter side.
+
+    What torchvision's `Resize(size / crop_ratio)` and `CenterCrop(size)` keep, taken before the resize instead of
+    after it, so that no pixel outside the box counts.
+
+    Returns:
+        (B, 4) int64: top, left, height, width.
+    """
+    side = np.maximum(np.rint(np.minimum(heights, widths) * crop_ratio).astype(np.int64), 1)
+    return np.stack(((heights - side) // 2, (widths - side) // 2, side, side), axis=1)
+
+
+def randaugment(seed: int, epoch: int, ids: Ints, num_ops: int, num_choices: int, magnitude: int) -> OpDraws:
+    """RandAugment as torchvision draws it: every op uniform of `num_choices`, one magnitude bin, signs even."""
+    words = bits(seed, epoch, ids, Purpose.RANDAUGMENT, 2 * num_ops).astype(np.int64)
+    # Multiply and shift is Lemire's bounded draw without rejection: its bias is below num_choices / 2**32.
+    ops = (words[:, :num_ops] * num_choices) >> 32
+    signs = np.where(words[:, num_ops:] & 1, 1, -1)
+    return OpDraws(ops, np.full_like(ops, magnitude), signs)
+
+
+def partners(seed: int, epoch: int, ids: Ints, group: int) -> Ints:
+    """Whom each sample is mixed with: a random cycle through each group of `group` consecutive positions.
+
+    Args:
+        ids: (B,) with B a multiple of `group`; the groups are those of the global batch, so a rank's slice must begin
+            at a group's edge.
+
+    Returns:
+        (B,) int64 positions in this batch. Nobody is its own partner, and everyone is one other's partner.
+    """
+    keys = bits(seed, epoch, ids, Purpose.PARTNER, 2)
+    # The position breaks ties, so that a sample that stands twice in a padded group has two places in the cycle.
+    order = np.argsort(((keys[:, 0] << np.uint64(32)) | keys[:, 1]).reshape(-1, group), axis=1, kind="stable")
+    cycle = order + np.arange(0, len(ids), group)[:, None]
+    result = np.empty(len(ids), dtype=np.int64)
+    result[cycle.ravel()] = np.roll(cycle, -1, axis=1).ravel()
+    return result
+
+
+def mixing(
+    seed: int,
+    epoch: int,
+    ids: Ints,
+    size: int,
+    *,
+    mixup_alpha: float,
+    cutmix_alpha: float,
+    probability: float,
+    switch_probability: float,
+    group: int,
+) -> MixDraws:
+    """Mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019), chosen and weighted for every sample by itself.
+
+    timm's `Mixup(mode="elem")`: with `probability` a sample is mixed; where both alphas are positive, cutmix is chosen
+    with `switch_probability`; cutmix's weight is corrected for the part of its box that falls outside the image.
+
+    Args:
+        ids: (B,), B a multiple of `group`.
+        size: side of the output images in pixels.
+        mixup_alpha: of the symmetric Beta distribution; 0 turns mixup off.
+        cutmix_alpha: likewise for cutmix.
+    """
+    draws = uniforms(seed, epoch, ids, Purpose.MIX, 4 + 8 * _GAMMA_TRIES)
+    choice, beta_draws = draws[:, :4], draws[:, 4:]
+    cut_share = 0.0 if cutmix_alpha == 0 else 1.0 if mixup_alpha == 0 else switch_probability
+    mixed = choice[:, 0] < (probability if mixup_alpha + cutmix_alpha > 0 else 0.0)
+    kind = np.where(mixed, np.where(choice[:, 1] < cut_share, CUTMIX, MIXUP), NO_MIX)
+    weight = np.ones(len(ids))
+    for this_kind, alpha in ((MIXUP, mixup_alpha), (CUTMIX, cutmix_alpha)):
+        where = kind == this_kind
+        weight[where] = symmetric_beta(beta_draws[where], alpha) if alpha else 1.0
+    boxes = np.where((kind == CUTMIX)[:, None], _cut_boxes(choice[:, 2:], weight, size), 0)
+    covered = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    weight = np.where(kind == CUTMIX, 1.0 - covered / size**2, weight)
+    return MixDraws(kind, partners(seed, epoch, ids, group), weight.astype(np.float32), boxes)
+
+
+def _cut_boxes(centres: Floats, weight: Floats, size: int) -> Ints:
+    """Boxes of area (1 - weight) around uniform centres, clipped to the image: (B, 4) top, left, bottom, right."""
+    side = (size * np.sqrt(1.0 - weight)).astype(np.int64)
+    centre = (centres * size).astype(np.int64)
+    low = np.clip(centre - side[:, None] // 2, 0, size)
+    high = np.clip(centre + side[:, None] // 2, 0, size)
+    return np.concatenate((low, high), axis=1)
+
+
+def symmetric_beta(draws: Floats, alpha: float) -> Floats:
+    """Beta(alpha, alpha) from uniforms, as the share of one of two Gamma(alpha) numbers.
+
+    Args:
+        draws: (N, 64) uniforms in (0, 1).
+        alpha: positive.
+
+    Returns:
+        (N,) float64 in [0, 1].
+    """
+    half = draws.shape[1] // 2
+    log_a, log_b = _log_gamma_variate(draws[:, :half], alpha), _log_gamma_variate(draws[:, half:], alpha)
+    # In logarithms, because a Gamma(0.2) number underflows.
+    return 1.0 / (1.0 + np.exp(np.clip(log_b - log_a, -700.0, 700.0)))
+
+
+def _log_gamma_variate(draws: Floats, alpha: float) -> Floats:
+    """The logarithm of Gamma(alpha), by Marsaglia and Tsang (2000) at alpha + 1 and their boost for small alpha.
+
+    A try is accepted with probability above 0.95; after eight failures (1 in 10**10) the median stands in.
+    """
+    tries = draws.reshape(len(draws), _GAMMA_TRIES, 4)
+    d = alpha + 1.0 - 1.0 / 3.0
+    normal = np.sqrt(-2.0 * np.log(tries[..., 0])) * np.cos(2.0 * math.pi * tries[..., 1])
+    v = (1.0 + normal / math.sqrt(9.0 * d)) ** 3
+    safe = np.maximum(v, 1e-300)
+    accepted = (v > 0) & (np.log(tries[..., 2]) < 0.5 * normal**2 + d - d * v + d * np.log(safe))
+    rows, chosen = np.arange(len(draws)), accepted.argmax(axis=1)
+    log_v = np.where(accepted.any(axis=1), np.log(safe[rows, chosen]), 0.0)
+    return math.log(d) + log_v + np.log(tries[:, 0, 3]) / alpha

@@ -1,0 +1,24 @@
+"""The errors that a user can cause; the command line prints their message and exits with 1, without a traceback."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """A value, file or folder that cannot be used. The message is one sentence: bad value, limit, next step."""
+
+
+class SampleError(InputError):
+    """One sample cannot be read or decoded.
+
+    Attributes:
+        key: what names the sample to a person: the path of its file, or shard and member.
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(f"{key} cannot be decoded ({reason}): repair or remove the file.")
+        self.key = key
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[SampleError], tuple[str, str]]:
+        return (SampleError, (self.key, self.reason))

@@ -1,0 +1,157 @@
+"""Which samples make up which batch: a pure function of (seed, epoch, step), with no state to save.
+
+    positions of an epoch   0 1 2 ... n-1 | wrapped round to fill the last batch (not valid)
+    shuffled to ids         permutation of (seed, epoch)
+    step s                  positions [s * G, (s + 1) * G)         G: the global batch
+    rank r of R             positions s * G + [r * G / R, (r + 1) * G / R)
+
+An epoch holds every id exactly once. Where the global batch does not divide the number of samples, the last batch is
+filled up with the epoch's first ids, marked as not valid: shapes stay static, every rank takes the same number of
+steps, and loss and accuracy leave those samples out.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from loaders.errors import InputError
+from loaders.philox import Purpose, bits
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+SHUFFLES = ("global", "window", "none")
+MAX_SAMPLES = 2**32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """The order of samples for all epochs.
+
+    Attributes:
+        num_samples: n, 1 to 2**32.
+        global_batch: samples of one step over all ranks.
+        shuffle: "global" (a uniform permutation), "window" (chunks in random order, then a shuffle inside windows, for
+            sets larger than memory) or "none" (0, 1, 2, ...).
+        seed: 0 to 2**64 - 1.
+        chunk: consecutive ids that a window shuffle keeps together on disk.
+        window: samples that a window shuffle mixes.
+
+    Raises:
+        InputError: for a value outside those limits.
+    """
+
+    num_samples: int
+    global_batch: int
+    shuffle: str = "global"
+    seed: int = 0
+    chunk: int = 1024
+    window: int = 65536
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_samples <= MAX_SAMPLES:
+            raise InputError(f"a data set of {self.num_samples} samples cannot be ordered: 1 to 2**32 can.")
+        if self.global_batch < 1:
+            raise InputError(f"a global batch of {self.global_batch} is too small: take at least 1.")
+        if self.shuffle not in SHUFFLES:
+            raise InputError(f"shuffle {self.shuffle!r} is unknown: choose one of {', '.join(SHUFFLES)}.")
+        if not 0 <= self.seed < 2**64:
+            raise InputError(f"seed {self.seed} is out of range: take 0 to 2**64 - 1.")
+        if self.chunk < 1 or self.window < 1:
+            raise InputError(f"chunk {self.chunk} and window {self.window} must both be at least 1.")
+
+    def __len__(self) -> int:
+        """Steps of an epoch: the samples divided by the global batch, rounded up."""
+        return -(-self.num_samples // self.global_batch)
+
+    def batch(self, epoch: int, step: int) -> tuple[Ints, Bools]:
+        """The ids of one global batch.
+
+        Args:
+            epoch: 0 to 2**32 - 1.
+            step: 0 to len(self) - 1.
+
+        Returns:
+            (G,) int64 ids, and (G,) bool that is False on the filling of the last batch.
+        """
+        if not 0 <= step < len(self):
+            raise InputError(f"step {step} is outside the epoch: it has {len(self)} steps, from 0.")
+        positions = np.arange(step * self.global_batch, (step + 1) * self.global_batch)
+        return self._ids(epoch, positions % self.num_samples), positions < self.num_samples
+
+    def slice(self, epoch: int, step: int, rank: int, world_size: int) -> tuple[Ints, Bools]:
+        """Rank `rank`'s part of `batch(epoch, step)`: the slices of all ranks, in order, are the global batch."""
+        ids, valid = self.batch(epoch, step)
+        share, rest = divmod(self.global_batch, world_size)
+        if rest:
+            raise InputError(f"a global batch of {self.global_batch} does not divide over {world_size} ranks evenly.")
+        mine = slice(rank * share, (rank + 1) * share)
+        return ids[mine], valid[mine]
+
+    def _ids(self, epoch: int, positions: Ints) -> Ints:
+        if self.shuffle == "none":
+            return positions
+        if self.shuffle == "global":
+            return _permutation(self.num_samples, self.seed, epoch, Purpose.ORDER)[positions]
+        chunks = _chunk_order(self.num_samples, self.seed, epoch, self.chunk)
+        return _lookup(positions, self.window, lambda index: self._window(epoch, index, chunks))
+
+    def _window(self, epoch: int, index: int, chunks: _Chunks) -> Ints:
+        first = index * self.window
+        positions = np.arange(first, min(first + self.window, self.num_samples))
+        return _shuffled_window(self.seed, epoch, first, len(positions), chunks)
+
+
+def _lookup(positions: Ints, window: int, ids_of: Callable[[int], Ints]) -> Ints:
+    """Ids at `positions`, asking for each window that they touch once."""
+    result = np.empty_like(positions)
+    windows = positions // window
+    for index in np.unique(windows):
+        here = windows == index
+        result[here] = ids_of(int(index))[positions[here] - index * window]
+    return result
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(n: int, seed: int, epoch: int, purpose: Purpose) -> Ints:
+    """A uniform permutation of 0 to n - 1: the ids sorted by their random 64-bit keys."""
+    keys = np.empty(n, dtype=np.uint64)
+    for start in range(0, n, 1 << 18):  # in pieces, because the generator's working space is many times the keys'
+        piece = np.arange(start, min(start + (1 << 18), n))
+        words = bits(seed, epoch, piece, purpose, 2)
+        keys[piece] = (words[:, 0] << np.uint64(32)) | words[:, 1]
+    return _frozen(np.argsort(keys, kind="stable"))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Chunks:
+    """Chunks of consecutive ids in an epoch's order; `starts[k]` is the position of the k-th one's first sample."""
+
+    first_ids: Ints
+    starts: Ints
+
+
+@functools.lru_cache(maxsize=4)
+def _chunk_order(n: int, seed: int, epoch: int, chunk: int) -> _Chunks:
+    order = _permutation(-(-n // chunk), seed, epoch, Purpose.WINDOW)
+    lengths = np.minimum((order + 1) * chunk, n) - order * chunk
+    return _Chunks(_frozen(order * chunk), _frozen(np.cumsum(lengths) - lengths))
+
+
+@functools.lru_cache(maxsize=4)
+def _shuffled_window(seed: int, epoch: int, first: int, count: int, chunks: _Chunks) -> Ints:
+    positions = np.arange(first, first + count)
+    which = np.searchsorted(chunks.starts, positions, side="right") - 1
+    ids = chunks.first_ids[which] + positions - chunks.starts[which]
+    words = bits(seed, epoch, ids, Purpose.ORDER, 2)
+    return _frozen(ids[np.argsort((words[:, 0] << np.uint64(32)) | words[:, 1], kind="stable")])
+
+
+def _frozen(array: Ints) -> Ints:
+    array.setflags(write=False)
+    return array

@@ -1,0 +1,141 @@
+"""Draws against known answers and torchvision's own sampler; independence of batch, rank and neighbours."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torchvision.transforms import RandomResizedCrop
+
+from loaders import InputError, draws
+from loaders.crops import CropPolicy
+from loaders.philox import Purpose, bits, philox4x32, uniforms
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "expected"),
+    [  # the known answers of Random123, the authors' own library
+        ((0, 0, 0, 0), 0, (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+        ((0xFFFFFFFF,) * 4, 2**64 - 1, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+        (
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            0x299F31D0A4093822,
+            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+        ),
+    ],
+)
+def test_philox_gives_the_known_answers(counter: tuple[int, ...], key: int, expected: tuple[int, ...]) -> None:
+    assert tuple(philox4x32(np.array(counter, dtype=np.uint64), key)) == expected
+
+
+def test_uniforms_are_uniform_and_purposes_independent() -> None:
+    ids = np.arange(20_000)
+    crop, flip = (uniforms(1, 0, ids, purpose, 1)[:, 0] for purpose in (Purpose.CROP, Purpose.FLIP))
+    assert stats.kstest(crop, "uniform").pvalue > 1e-3
+    assert abs(stats.pearsonr(crop, flip).statistic) < 0.03
+    assert abs(stats.pearsonr(crop, uniforms(1, 1, ids, Purpose.CROP, 1)[:, 0]).statistic) < 0.03
+
+
+def test_draws_of_a_sample_depend_on_nothing_but_the_sample() -> None:
+    ids = np.random.default_rng(0).permutation(5000)[:256]
+    crops, flips = draws.crop_uniforms(3, 4, ids), draws.flips(3, 4, ids, 0.5)
+    ops = draws.randaugment(3, 4, ids, 2, 14, 9)
+    for part in (slice(0, 1), slice(100, 164), slice(255, 256)):
+        np.testing.assert_array_equal(draws.crop_uniforms(3, 4, ids[part]), crops[part])
+        np.testing.assert_array_equal(draws.flips(3, 4, ids[part], 0.5), flips[part])
+        for whole, alone in zip(ops, draws.randaugment(3, 4, ids[part], 2, 14, 9), strict=True):
+            np.testing.assert_array_equal(alone, whole[part])
+
+
+def test_mixing_depends_on_the_group_alone() -> None:
+    ids = np.random.default_rng(0).permutation(5000)[:256]
+    options = {
+        "mixup_alpha": 0.2,
+        "cutmix_alpha": 1.0,
+        "probability": 0.9,
+        "switch_probability": 0.5,
+        "group": 8,
+    }
+    whole = draws.mixing(3, 4, ids, 224, **options)
+    for world_size in (2, 4, 8):
+        share = 256 // world_size
+        for rank in range(world_size):
+            mine = slice(rank * share, (rank + 1) * share)
+            part = draws.mixing(3, 4, ids[mine], 224, **options)
+            np.testing.assert_array_equal(part.partner + rank * share, whole.partner[mine])
+            for name in ("kind", "weight", "boxes"):
+                np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[mine])
+
+
+@pytest.mark.parametrize(("height", "width"), [(390, 470), (224, 224), (1000, 60), (33, 500), (7, 5)])
+@pytest.mark.parametrize("scale", [(0.08, 1.0), (0.35, 1.0)])
+def test_crops_are_distributed_as_torchvisions(height: int, width: int, scale: tuple[float, float]) -> None:
+    n = 3000
+    ids = np.arange(n)
+    ours = draws.random_resized_crop(draws.crop_uniforms(11, 0, ids), np.full(n, height), np.full(n, width), scale)
+    torch.manual_seed(0)
+    image = torch.empty(3, height, width)
+    theirs = np.array([RandomResizedCrop.get_params(image, list(scale), [3 / 4, 4 / 3]) for _ in range(n)])
+    for column, name in enumerate(("top", "left", "height", "width")):
+        if len(np.unique(theirs[:, column])) == 1:
+            np.testing.assert_array_equal(np.unique(ours[:, column]), np.unique(theirs[:, column]), name)
+        else:
+            assert stats.ks_2samp(ours[:, column], theirs[:, column]).pvalue > 1e-3, name
+    areas = [boxes[:, 2] * boxes[:, 3] for boxes in (ours, theirs)]
+    ratios = [boxes[:, 3] / boxes[:, 2] for boxes in (ours, theirs)]
+    assert stats.ks_2samp(*areas).pvalue > 1e-3
+    assert stats.ks_2samp(*ratios).pvalue > 1e-3
+
+
+def test_crops_lie_inside_images_of_any_size() -> None:
+    rng = np.random.default_rng(0)
+    heights, widths = (np.exp(rng.uniform(0, math.log(6000), 4000)).astype(np.int64) for _ in range(2))
+    boxes = CropPolicy().boxes(0, 0, np.arange(4000), np.stack((heights, widths), 1), train=True)
+    central = CropPolicy().boxes(0, 0, np.arange(4000), np.stack((heights, widths), 1), train=False)
+    for top, left, box_h, box_w in (boxes.T, central.T):
+        assert (top >= 0).all()
+        assert (left >= 0).all()
+        assert (box_h >= 1).all()
+        assert (box_w >= 1).all()
+        assert (top + box_h <= heights).all()
+        assert (left + box_w <= widths).all()
+
+
+def test_central_crops_keep_what_torchvisions_resize_and_centre_crop_keep() -> None:
+    for height, width in [(390, 470), (500, 333), (256, 256), (1201, 900)]:
+        top, left, box_h, box_w = CropPolicy().boxes(
+            0, 0, np.zeros(1, np.int64), np.array([[height, width]]), train=False
+        )[0]
+        scale = min(height, width) / 256  # Resize(256) and CenterCrop(224), in the image's own pixels
+        assert box_h == box_w == pytest.approx(224 * scale, abs=1)
+        assert top == pytest.approx((height - 224 * scale) / 2, abs=1)
+        assert left == pytest.approx((width - 224 * scale) / 2, abs=1)
+
+
+def test_flips_have_their_probability() -> None:
+    assert draws.flips(0, 0, np.arange(20_000), 0.5).mean() == pytest.approx(0.5, abs=0.015)
+    assert not draws.flips(0, 0, np.arange(1000), 0.0).any()
+    assert draws.flips(0, 0, np.arange(1000), 1.0).all()
+
+
+def test_seed_and_epoch_do_not_add_up() -> None:
+    ids = np.arange(64)
+    assert not np.array_equal(bits(3, 1, ids, Purpose.CROP, 4), bits(4, 0, ids, Purpose.CROP, 4))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"scale": (0.5, 0.1)}, r"scale \(0.5, 0.1\)"),
+        ({"ratio": (0.0, 1.0)}, r"ratio \(0.0, 1.0\)"),
+        ({"hflip": 1.5}, "probability 1.5"),
+        ({"crop_pct": 0.0}, "crop_pct 0.0"),
+        ({"interpolation": "nearest"}, "'nearest'"),
+    ],
+)
+def test_impossible_crops_are_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        CropPolicy(**values)
