@@ -1,0 +1,220 @@
+"""The loader that every store and decoder runs behind.
+
+    Order.slice(epoch, step) -> ids              this thread ahead of the consumer's
+    Store.read, Decoder.sizes, crop boxes,
+    Decoder.decode -> uint8 (B, size, size, 3)   `num_threads` threads, a few samples a task, `look_ahead` batches
+    upload, augment -> Batch                     the first thread again, on a stream of its own on CUDA
+    next()                                       the consumer
+
+The images of a batch do not depend on any of these threads: every draw is a function of the sample.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from loaders import draws
+from loaders.augment import Augment
+from loaders.crops import CropPolicy
+from loaders.errors import InputError, SampleError
+from loaders.order import Order
+from loaders.prefetch import Prefetch
+from loaders.stages import StageClock
+from loaders.transfer import Handover, HostBuffers
+from loaders.types import Batch, Decoder, Store
+
+SAMPLES_PER_TASK = 8
+
+
+class _Decoding(NamedTuple):
+    """A batch whose samples are being decoded."""
+
+    ids: npt.NDArray[np.int64]
+    valid: npt.NDArray[np.bool_]
+    pixels: Tensor
+    tasks: list[Future[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a loader delivers; its fields are the parameters of `loaders.open_loader`, resolved."""
+
+    store: Store
+    decoder: Decoder
+    order: Order
+    crops: CropPolicy
+    augment: Augment | None
+    train: bool
+    size: int
+    device: torch.device
+    rank: int
+    world_size: int
+
+    def __post_init__(self) -> None:
+        group = self.augment.group if self.augment else 1
+        if self.batch_size % group:
+            raise InputError(
+                f"batch size {self.batch_size} is no multiple of {group}, the group that mixing pairs are drawn in: "
+                f"take {max(self.batch_size // group, 1) * group}."
+            )
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of a batch on this rank."""
+        return self.order.global_batch // self.world_size
+
+
+class BatchLoader:
+    """Batches of one split for one rank.
+
+    Args:
+        plan: what to deliver.
+        num_threads: threads that read and decode.
+        look_ahead: batches that they may be ahead of the consumer.
+    """
+
+    def __init__(self, plan: Plan, *, num_threads: int, look_ahead: int) -> None:
+        self.plan = plan
+        self._look_ahead = look_ahead
+        self._clock = StageClock()
+        self._buffers = HostBuffers(plan.batch_size, plan.size, plan.device)
+        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="twistnet-decode")
+        self._stream = _stream(plan.device)
+        self._running: set[Prefetch[tuple[Batch, Handover | None]]] = set()
+
+    def __len__(self) -> int:
+        return len(self.plan.order)
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Class names; a label is an index into them."""
+        return self.plan.store.classes
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of the split, over all ranks."""
+        return self.plan.order.num_samples
+
+    @property
+    def decoder(self) -> str:
+        """Name of the decoder that makes the pixels."""
+        return self.plan.decoder.name
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from batch `start` on; leaving the loop early ends the work ahead of it.
+
+        Raises:
+            SampleError: at the `next()` of a batch with a sample that cannot be read or decoded.
+        """
+        if not 0 <= start <= len(self):
+            raise InputError(f"batch {start} is outside the epoch: it has {len(self)} batches, from 0.")
+        prefetch = Prefetch(lambda stopped: self._batches(epoch, start, stopped), depth=1)
+        self._running.add(prefetch)
+        try:
+            while True:
+                try:
+                    with self._clock.stage("wait"):
+                        batch, handover = prefetch.get()
+                except StopIteration:
+                    return
+                if handover:
+                    handover.accept()
+                yield batch
+        finally:
+            self._running.discard(prefetch)
+            prefetch.close()
+
+    def seconds(self) -> Mapping[str, float]:
+        """Seconds since the loader was opened: "read" and "decode" summed over threads, "upload" and "augment", and
+        "wait", which the consumer spent in `next()`."""
+        return self._clock.seconds()
+
+    def close(self) -> None:
+        """Ends every thread. The loader cannot be used afterwards."""
+        for prefetch in list(self._running):
+            prefetch.close()
+        self._pool.shutdown(cancel_futures=True)
+
+    def _batches(self, epoch: int, start: int, stopped: Callable[[], bool]) -> Iterator[tuple[Batch, Handover | None]]:
+        ahead: deque[_Decoding] = deque()
+        try:
+            for step in range(start, len(self)):
+                if stopped():
+                    return
+                ahead.append(self._begin(epoch, step))
+                if len(ahead) > self._look_ahead:
+                    yield self._finish(epoch, ahead.popleft())
+            while ahead and not stopped():
+                yield self._finish(epoch, ahead.popleft())
+        finally:
+            for decoding in ahead:
+                for task in decoding.tasks:
+                    task.cancel()
+
+    def _begin(self, epoch: int, step: int) -> _Decoding:
+        plan = self.plan
+        ids, valid = plan.order.slice(epoch, step, plan.rank, plan.world_size)
+        pixels = self._buffers.take()
+        out = pixels.numpy()
+        tasks = [
+            self._pool.submit(self._decode, epoch, ids[first : first + SAMPLES_PER_TASK], out[first:])
+            for first in range(0, len(ids), SAMPLES_PER_TASK)
+        ]
+        return _Decoding(ids, valid, pixels, tasks)
+
+    def _decode(self, epoch: int, ids: npt.NDArray[np.int64], out: npt.NDArray[np.uint8]) -> None:
+        plan, seed = self.plan, self.plan.order.seed
+        with self._clock.stage("read"):
+            data = [plan.store.read(int(sample)) for sample in ids]
+        with self._clock.stage("decode"):
+            sizes, failures = plan.decoder.sizes(data)
+            if not failures:
+                boxes = plan.crops.boxes(seed, epoch, ids, sizes, train=plan.train)
+                mirrored = draws.flips(seed, epoch, ids, plan.crops.hflip if plan.train else 0.0)
+                failures = plan.decoder.decode(data, boxes, mirrored, out[: len(ids)])
+        if failures:
+            place, reason = min(failures.items())
+            raise SampleError(plan.store.key(int(ids[place])), reason)
+
+    def _finish(self, epoch: int, decoding: _Decoding) -> tuple[Batch, Handover | None]:
+        for task in decoding.tasks:
+            task.result()
+        plan, ids = self.plan, decoding.ids
+        augment_draws = plan.augment.draw(plan.order.seed, epoch, ids, plan.size) if plan.augment else None
+        labels = torch.from_numpy(plan.store.labels[ids])
+        partner, weight = _mixed_labels(labels, augment_draws.mix if augment_draws else None)
+        on_host = (labels, partner, weight, torch.from_numpy(decoding.valid))
+        with torch.cuda.stream(self._stream) if self._stream else nullcontext():
+            with self._clock.stage("upload"):
+                images = decoding.pixels.to(plan.device, non_blocking=True)
+                if self._stream:
+                    self._buffers.give_back(decoding.pixels, self._stream.record_event())
+                labels, partner, weight, valid = (tensor.to(plan.device, non_blocking=True) for tensor in on_host)
+            if plan.augment and augment_draws:
+                with self._clock.stage("augment"):
+                    images = plan.augment(images, augment_draws)
+        batch = Batch(images, labels, partner, weight, valid, torch.from_numpy(ids))
+        return batch, Handover(batch[:-1], self._stream) if self._stream else None
+
+
+def _mixed_labels(labels: Tensor, mix: draws.MixDraws | None) -> tuple[Tensor, Tensor]:
+    """The label mixed into each sample, and the weight of the sample's own."""
+    if mix is None:
+        return labels, torch.ones(len(labels))
+    weight = torch.from_numpy(mix.weight)
+    # Where nothing is mixed in, the partner does not count, and its label is the sample's own.
+    return torch.where(weight == 1.0, labels, labels[torch.from_numpy(mix.partner)]), weight
+
+
+def _stream(device: torch.device) -> torch.cuda.Stream | None:
+    return torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]

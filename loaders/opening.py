@@ -1,0 +1,112 @@
+"""From a path to a loader: which store and which decoder, checked before any thread starts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from loaders.augment import Augment
+from loaders.crops import CropPolicy
+from loaders.errors import InputError
+from loaders.loader import BatchLoader, Plan
+from loaders.order import Order
+from loaders.reference import ReferenceDecoder
+from loaders.tree import open_tree
+from loaders.types import Decoder, Loader, Store
+
+DECODERS = ("reference",)
+
+
+def open_store(path: str | Path, split: str) -> Store:
+    """The store of one split of a data set: today a tree of image files.
+
+    Raises:
+        InputError: where the path is no such data set, or has no such split.
+    """
+    return open_tree(Path(path), split)
+
+
+def open_loader(
+    path: str | Path,
+    split: str,
+    batch_size: int,
+    *,
+    train: bool,
+    size: int = 224,
+    decoder: str = "auto",
+    augment: Augment | None = None,
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+    shuffle: str = "global",
+    rank: int = 0,
+    world_size: int = 1,
+    num_threads: int | None = None,
+    look_ahead: int = 3,
+    crops: CropPolicy | None = None,
+) -> Loader:
+    """Opens one split for one rank.
+
+    Args:
+        path: a folder `<split>/<class>/<image>`, or DTD's.
+        split: "train", "val", ...; for DTD "train1" to "test10".
+        batch_size: samples of a batch on this rank.
+        train: shuffled order, random resized crops and flips; otherwise the set's order and central crops.
+        size: side of the images in pixels.
+        decoder: "auto" or "reference".
+        augment: what happens on the device; None gives uint8 (B, size, size, 3), cropped and flipped only.
+        device: where the batches end.
+        seed: of order and draws, 0 to 2**64 - 1.
+        shuffle: "global" or "window", for training.
+        rank: this process's, of `world_size`. Batches of all ranks, in order, make up the global batch.
+        num_threads: decoding threads; by default the usable cores, shared among the ranks of this machine.
+        look_ahead: batches that are decoded ahead of the consumer.
+        crops: crop, flip and resize; by default ImageNet's usual ones.
+
+    Raises:
+        InputError: for a value that cannot work, before any thread starts.
+    """
+    for name, value in (("batch_size", batch_size), ("size", size), ("world_size", world_size)):
+        if value < 1:
+            raise InputError(f"{name} {value} is too small: take at least 1.")
+    if not 0 <= rank < world_size:
+        raise InputError(f"rank {rank} is outside 0 to {world_size - 1}.")
+    if look_ahead < 1:
+        raise InputError(f"look_ahead {look_ahead} is too small: take at least 1.")
+    threads = _default_threads() if num_threads is None else num_threads
+    if threads < 1:
+        raise InputError(f"num_threads {threads} is too small: take at least 1.")
+    crops = crops or CropPolicy()
+    opened_decoder = _open_decoder(decoder, crops.interpolation)
+    store = open_store(path, split)
+    order = Order(
+        num_samples=len(store),
+        global_batch=batch_size * world_size,
+        shuffle=shuffle if train else "none",
+        seed=seed,
+    )
+    plan = Plan(
+        store=store,
+        decoder=opened_decoder,
+        order=order,
+        crops=crops,
+        augment=augment,
+        train=train,
+        size=size,
+        device=torch.device(device),
+        rank=rank,
+        world_size=world_size,
+    )
+    return BatchLoader(plan, num_threads=threads, look_ahead=look_ahead)
+
+
+def _open_decoder(name: str, interpolation: str) -> Decoder:
+    if name not in ("auto", *DECODERS):
+        raise InputError(f"decoder {name!r} is unknown: choose auto or {', '.join(DECODERS)}.")
+    return ReferenceDecoder(interpolation)
+
+
+def _default_threads() -> int:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, usable // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -1,0 +1,72 @@
+"""Runs a source of items ahead of its consumer, on one thread, bounded, and hands on what it raises."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+_POLL_S = 0.1
+
+
+class _End:
+    """The source is exhausted, or has raised `error`."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+
+class Prefetch(Generic[T]):
+    """Items of `source`, made on a thread of their own and kept until asked for.
+
+    Args:
+        source: called on the thread with a `stopped` callable, to be asked before long work; yields the items in order.
+        depth: items that may wait for the consumer.
+    """
+
+    def __init__(self, source: Callable[[Callable[[], bool]], Iterator[T]], depth: int) -> None:
+        self._queue: queue.Queue[T | _End] = queue.Queue(maxsize=depth)
+        self._stop = threading.Event()
+        # The thread must not hold this object, or an iterator that is dropped early would never be collected.
+        self._thread = threading.Thread(
+            target=_run, args=(source, self._queue, self._stop), name="twistnet-prefetch", daemon=True
+        )
+        self._thread.start()
+
+    def get(self) -> T:
+        """The next item. Raises StopIteration at the end, and whatever the source raised."""
+        item = self._queue.get()
+        if isinstance(item, _End):
+            self._queue.put(item)  # so that asking again ends again
+            raise item.error if item.error is not None else StopIteration
+        return item
+
+    def close(self) -> None:
+        """Stops the thread and waits for it."""
+        self._stop.set()
+        self._thread.join()
+
+
+def _run(
+    source: Callable[[Callable[[], bool]], Iterator[T]], items: queue.Queue[T | _End], stop: threading.Event
+) -> None:
+    error: BaseException | None = None
+    try:
+        for item in source(stop.is_set):
+            if not _put(items, item, stop):
+                return
+    except BaseException as raised:  # whatever it is, it belongs to the consumer
+        error = raised
+    _put(items, _End(error), stop)
+
+
+def _put(items: queue.Queue[T | _End], item: T | _End, stop: threading.Event) -> bool:
+    while not stop.is_set():
+        try:
+            items.put(item, timeout=_POLL_S)
+        except queue.Full:
+            continue
+        return True
+    return False

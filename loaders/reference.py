@@ -1,0 +1,79 @@
+"""The `reference` decoder: the definition of right, which every faster decoder is held to.
+
+Pillow decodes (libjpeg-turbo for JPEG), and Pillow's antialiased resize follows the crop. torch's uint8 antialiased
+resize is as fast but not the same: on a processor with AVX-512 its bilinear differs by one level in 3 % of the values
+and its bicubic by up to 12 levels. EXIF orientation is ignored, as ImageNet training does.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from loaders.types import Encoded, Failures
+
+MAX_PIXELS = 89_478_485  # Pillow's own limit, a quarter of a gibibyte as RGB
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+class ReferenceDecoder:
+    """Every format that Pillow reads, as RGB: CMYK, gray, palette, alpha and 16 bits are converted as Pillow does.
+
+    Args:
+        interpolation: "bilinear" or "bicubic", both antialiased.
+    """
+
+    name = "reference"
+
+    def __init__(self, interpolation: str = "bilinear") -> None:
+        self._filter = FILTERS[interpolation]
+
+    def sizes(self, data: Sequence[Encoded]) -> tuple[npt.NDArray[np.int64], Failures]:
+        sizes = np.ones((len(data), 2), dtype=np.int64)
+        failures = {}
+        for index, encoded in enumerate(data):
+            try:
+                with _open(encoded) as image:
+                    sizes[index] = image.height, image.width
+            # Pillow's plug-ins raise nearly anything on hostile bytes: struct.error, SyntaxError, OSError, ...
+            except Exception as error:
+                failures[index] = _reason(error)
+        return sizes, failures
+
+    def decode(
+        self,
+        data: Sequence[Encoded],
+        boxes: npt.NDArray[np.int64],
+        flips: npt.NDArray[np.bool_],
+        out: npt.NDArray[np.uint8],
+    ) -> Failures:
+        failures = {}
+        height, width = out.shape[1:3]
+        for index, encoded in enumerate(data):
+            top, left, box_h, box_w = (int(edge) for edge in boxes[index])
+            try:
+                with _open(encoded) as image:
+                    crop = image.convert("RGB").crop((left, top, left + box_w, top + box_h))
+                pixels = np.asarray(crop.resize((width, height), self._filter))
+            except Exception as error:  # as above
+                failures[index] = _reason(error)
+            else:
+                out[index] = pixels[:, ::-1] if flips[index] else pixels
+        return failures
+
+
+def _open(encoded: Encoded) -> Image.Image:
+    image = Image.open(io.BytesIO(encoded))
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS}")
+    return image
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "its content is no image that Pillow knows"
+    return f"{error}" or type(error).__name__

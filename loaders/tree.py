@@ -1,0 +1,144 @@
+"""The `tree` store: images as files in folders, the way that data sets are extracted.
+
+Two layouts, told apart by what is there:
+
+    <path>/<split>/<class>/**/*.JPEG          ImageNet, Imagenette, ImageNet-100, one's own
+    <path>/images/<class>/*.jpg               DTD, whose splits are lists: `split` is train1 ... test10
+    <path>/labels/<split>.txt
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from loaders.errors import InputError, SampleError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
+
+
+class TreeStore:
+    """Files below one folder. Labels are places in the sorted list of class names.
+
+    Args:
+        root: the folder that the names are relative to.
+        names: (N,) file names relative to `root`.
+        labels: (N,) int64.
+        classes: sorted class names.
+    """
+
+    def __init__(self, root: Path, names: Sequence[str], labels: npt.NDArray[np.int64], classes: Sequence[str]) -> None:
+        self._root = str(root)
+        self._names = names
+        self.labels = labels
+        self.classes = classes
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def key(self, sample: int) -> str:
+        return os.path.join(self._root, self._names[sample])
+
+    def read(self, sample: int) -> bytes:
+        path = self.key(sample)
+        try:
+            with open(path, "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise SampleError(path, error.strerror or str(error)) from error
+
+
+def open_tree(path: Path, split: str) -> TreeStore:
+    """Lists the images of one split.
+
+    Args:
+        path: the data set's folder.
+        split: the name of a folder in it ("train", "val"), or for DTD of a list ("train1" to "test10").
+
+    Raises:
+        InputError: where the folder, the split, its classes or its images are not there.
+    """
+    if not path.is_dir():
+        raise InputError(f"data folder {path} does not exist: name the folder that holds train/ and val/.")
+    dtd = _dtd_root(path)
+    return _open_dtd(dtd, split) if dtd else _open_folders(path, split)
+
+
+def is_dtd(path: Path) -> bool:
+    """Whether the folder has DTD's layout."""
+    return _dtd_root(path) is not None
+
+
+def _dtd_root(path: Path) -> Path | None:
+    # torchvision's downloader leaves dtd/dtd/images.
+    for root in (path, path / "dtd"):
+        if (root / "images").is_dir() and (root / "labels").is_dir():
+            return root
+    return None
+
+
+def _open_dtd(root: Path, split: str) -> TreeStore:
+    listing = root / "labels" / f"{split}.txt"
+    if not listing.is_file():
+        raise InputError(f"split {split!r} has no list {listing}: DTD's are train1 to train10, val1 ... and test1 ...")
+    names = [line.strip() for line in listing.read_text().splitlines() if line.strip()]
+    classes = _class_folders(root / "images")
+    index = {name: label for label, name in enumerate(classes)}
+    for name in names:
+        if name.count("/") != 1 or name.split("/")[0] not in index:
+            raise InputError(f"{listing} names {name!r}, which is no <class>/<file> below {root / 'images'}.")
+    labels = np.array([index[name.split("/")[0]] for name in names], dtype=np.int64)
+    return TreeStore(root / "images", names, labels, classes)
+
+
+def _open_folders(path: Path, split: str) -> TreeStore:
+    folder = path / split
+    if not folder.is_dir():
+        raise InputError(f"{path} has no folder {split}/: it must hold {split}/<class>/<image>.")
+    found = _class_folders(folder)
+    if not found:
+        raise InputError(f"{folder} has no class folders: sort its images into {split}/<class>/ first.")
+    # The training split says what the classes are: a class without validation images must not shift the labels.
+    train = path / "train"
+    classes = _class_folders(train) if train.is_dir() else found
+    index = {name: label for label, name in enumerate(classes)}
+    names: list[str] = []
+    labels: list[int] = []
+    for name in found:
+        if name not in index:
+            raise InputError(f"class folder {folder / name} has no counterpart in {train}: remove it or add that one.")
+        files = _image_files(folder, name)
+        if not files and split == "train":
+            raise InputError(f"class folder {folder / name} holds no images: fill it or remove it.")
+        names += files
+        labels += [index[name]] * len(files)
+    if not names:
+        raise InputError(f"{folder} holds no images: files ending in {', '.join(EXTENSIONS)} are looked for.")
+    return TreeStore(folder, names, np.array(labels, dtype=np.int64), classes)
+
+
+def _class_folders(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _image_files(folder: Path, name: str) -> list[str]:
+    """Image files of a class, sorted, at any depth (Tiny-ImageNet keeps them in <class>/images/)."""
+    files: list[str] = []
+    pending = [name]
+    while pending:
+        current = pending.pop()
+        with os.scandir(folder / current) as entries:
+            for entry in entries:
+                inside = f"{current}/{entry.name}"
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    pending.append(inside)
+                elif entry.name.lower().endswith(EXTENSIONS):
+                    files.append(inside)
+    return sorted(files)

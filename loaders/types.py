@@ -1,0 +1,104 @@
+"""The interfaces of the loading path in one place: what a store, a decoder and a loader promise each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+Encoded: TypeAlias = bytes | memoryview
+Failures: TypeAlias = Mapping[int, str]  # place in the call -> what is wrong with that sample
+
+
+class Batch(NamedTuple):
+    """One rank's part of a step. B is the loader's batch size, the same for every batch."""
+
+    images: Tensor  # (B, 3, H, W) float, channels_last, normalised; without `augment` uint8 (B, H, W, 3)
+    labels: Tensor  # (B,) int64
+    partner: Tensor  # (B,) int64: the label mixed in (== labels where nothing is mixed)
+    weight: Tensor  # (B,) float32: weight of `labels`; 1 - weight is that of `partner`
+    valid: Tensor  # (B,) bool: False only on the filling of an epoch's last batch
+    ids: Tensor  # (B,) int64: sample ids, on the CPU
+
+
+class Store(Protocol):
+    """Knows where the encoded samples of one split are. Neither shuffles nor draws. Safe to read from many threads."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Class names; a label is an index into them."""
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """(N,) the label of every sample."""
+
+    def __len__(self) -> int:
+        """The number of samples, N."""
+
+    def read(self, sample: int) -> Encoded:
+        """The encoded bytes of one sample. Raises SampleError where they cannot be read."""
+
+    def key(self, sample: int) -> str:
+        """What names the sample to a person: a path, or shard and member."""
+
+
+class Decoder(Protocol):
+    """Turns encoded bytes and crop boxes into pixels. Neither shuffles nor draws. Safe to call from many threads.
+
+    It takes a few samples at a call, so that a compiled one pays for the call once. What fails is reported by its
+    place in the call, and the others are delivered all the same.
+    """
+
+    @property
+    def name(self) -> str:
+        """As `--decoder` spells it."""
+
+    def sizes(self, data: Sequence[Encoded]) -> tuple[npt.NDArray[np.int64], Failures]:
+        """Heights and widths in pixels, read from the headers alone: (n, 2). A failed one is 1 by 1."""
+
+    def decode(
+        self,
+        data: Sequence[Encoded],
+        boxes: npt.NDArray[np.int64],
+        flips: npt.NDArray[np.bool_],
+        out: npt.NDArray[np.uint8],
+    ) -> Failures:
+        """Decodes each box, resizes it to `out`'s size and mirrors it where asked.
+
+        Args:
+            data: n encoded images.
+            boxes: (n, 4) top, left, height, width, inside each image.
+            flips: (n,) whether to mirror left to right.
+            out: (n, size, size, 3) uint8, written in place as RGB.
+        """
+
+
+class Loader(Protocol):
+    """Batches of one split for one rank."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Class names; a label is an index into them."""
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of the split, over all ranks."""
+
+    @property
+    def decoder(self) -> str:
+        """Name of the decoder that makes the pixels."""
+
+    def __len__(self) -> int:
+        """Batches an epoch, equal on all ranks."""
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from batch `start` on."""
+
+    def seconds(self) -> Mapping[str, float]:
+        """Seconds worked and waited since the loader was opened, by stage."""
+
+    def close(self) -> None:
+        """Ends every thread. The loader cannot be used afterwards."""

@@ -1,0 +1,214 @@
+"""The loader's contract: what it delivers depends on the sample alone, and what goes wrong reaches the consumer."""
+
+from __future__ import annotations
+
+import gc
+import io
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+from loaders import Batch, InputError, Loader, SampleError, draws, open_loader, open_store
+from loaders.augment import IMAGENET_MEAN, IMAGENET_STD, Augment, Mix, RandAugment
+from loaders.crops import CropPolicy
+
+GUIDE = Augment(randaugment=RandAugment(num_ops=2, magnitude=9), mix=Mix(mixup_alpha=0.2, cutmix_alpha=1.0, group=4))
+
+
+def batches(tree: Path, batch_size: int, epoch: int = 0, start: int = 0, **options: object) -> list[Batch]:
+    loader = open_loader(
+        tree, **({"split": "train", "train": True, "size": 48, "seed": 5} | options), batch_size=batch_size
+    )
+    try:
+        return list(loader.epoch(epoch, start))
+    finally:
+        loader.close()
+
+
+def assert_equal(one: Batch, other: Batch) -> None:
+    for name in Batch._fields:
+        assert torch.equal(getattr(one, name), getattr(other, name)), name
+
+
+def joined(parts: list[Batch]) -> Batch:
+    return Batch(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+
+
+def test_pixels_are_pillows_at_the_boxes_of_the_draws(tree: Path) -> None:
+    store = open_store(tree, "train")
+    seen = []
+    for batch in batches(tree, 16, epoch=2):
+        ids = batch.ids.numpy()
+        assert batch.images.shape == (16, 48, 48, 3)
+        assert batch.images.dtype == torch.uint8
+        mirrored = draws.flips(5, 2, ids, 0.5)
+        uniforms = draws.crop_uniforms(5, 2, ids)
+        for place, sample in enumerate(ids):
+            with Image.open(store.key(int(sample))) as image:
+                size = np.array([image.height]), np.array([image.width])
+                top, left, height, width = draws.random_resized_crop(uniforms[place : place + 1], *size)[0]
+                crop = image.crop((left, top, left + width, top + height)).resize((48, 48), Image.Resampling.BILINEAR)
+            pixels = np.asarray(crop)
+            expected = pixels[:, ::-1] if mirrored[place] else pixels
+            np.testing.assert_array_equal(batch.images[place].numpy(), expected)
+            assert batch.labels[place] == store.labels[sample]
+        seen += ids[batch.valid.numpy()].tolist()
+    assert sorted(seen) == list(range(51))
+
+
+def test_evaluation_scores_every_sample_once_with_torchvisions_normalisation(tree: Path) -> None:
+    got = joined(batches(tree, 8, split="val", train=False, augment=Augment()))
+    assert got.valid.sum() == 21
+    assert got.ids[got.valid].tolist() == list(range(21))
+    assert torch.equal(got.labels, got.partner)
+    assert (got.weight == 1).all()
+    with Image.open(open_store(tree, "val").key(4)) as image:
+        top, left, height, width = CropPolicy().boxes(
+            0, 0, np.zeros(1, np.int64), np.array([[image.height, image.width]]), train=False
+        )[0]
+        pixels = image.crop((left, top, left + width, top + height)).resize((48, 48), Image.Resampling.BILINEAR)
+    normalise = v2.Compose(
+        [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
+    )
+    torch.testing.assert_close(got.images[4], normalise(pixels), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_ranks_and_threads_make_the_same_global_batches(tree: Path, world_size: int, threads: int) -> None:
+    whole = batches(tree, 16, augment=GUIDE, num_threads=2)
+    parts = [
+        batches(
+            tree, 16 // world_size, augment=GUIDE, num_threads=threads, rank=rank, world_size=world_size, look_ahead=1
+        )
+        for rank in range(world_size)
+    ]
+    for step, batch in enumerate(whole):
+        assert_equal(joined([part[step] for part in parts]), batch)
+    assert whole[0].images.is_contiguous(memory_format=torch.channels_last)
+    assert (whole[0].weight < 1).any()
+
+
+@pytest.mark.parametrize("start", [0, 1, 3, 4])
+def test_an_epoch_goes_on_at_any_batch(tree: Path, start: int) -> None:
+    whole, rest = batches(tree, 16, epoch=1, augment=GUIDE), batches(tree, 16, epoch=1, start=start, augment=GUIDE)
+    assert len(rest) == len(whole) - start
+    for one, other in zip(rest, whole[start:], strict=True):
+        assert_equal(one, other)
+
+
+def broken(tree: Path, to: Path, content: bytes) -> Path:
+    copy = shutil.copytree(tree, to)
+    (copy / "train" / "cat" / "cat_7.JPEG").write_bytes(content)
+    return copy
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\xff\xd8\xff\xe0\x00\x10JFIF"])
+def test_a_broken_sample_reaches_the_consumer_by_name(tree: Path, tmp_path: Path, content: bytes) -> None:
+    copy = broken(tree, tmp_path / "copy", content)
+    before = threading.active_count()
+    with pytest.raises(SampleError, match=r"cat_7\.JPEG") as caught:
+        batches(copy, 16)
+    assert caught.value.key == str(copy / "train" / "cat" / "cat_7.JPEG")
+    assert threading.active_count() == before
+
+
+def test_a_decompression_bomb_is_refused_by_its_header(tree: Path, tmp_path: Path) -> None:
+    header = io.BytesIO()
+    Image.new("1", (60_000, 2_000)).save(header, "PNG")
+    with pytest.raises(SampleError, match="60000 x 2000"):
+        batches(broken(tree, tmp_path / "copy", header.getvalue()), 16)
+
+
+class Slow:
+    """A decoder that takes its time, and counts what it decodes."""
+
+    name = "slow"
+
+    def __init__(self) -> None:
+        self.decoded = 0
+
+    def sizes(self, data: list[bytes]) -> tuple[np.ndarray, dict[int, str]]:
+        return np.full((len(data), 2), 64), {}
+
+    def decode(self, data: list[bytes], _boxes: np.ndarray, _flips: np.ndarray, out: np.ndarray) -> dict[int, str]:
+        time.sleep(0.002)
+        self.decoded += len(data)
+        out[:] = 0
+        return {}
+
+
+def slow_loader(tree: Path, monkeypatch: pytest.MonkeyPatch, look_ahead: int) -> tuple[Slow, Loader]:
+    slow = Slow()
+    monkeypatch.setattr("loaders.opening._open_decoder", lambda *_: slow)
+    return slow, open_loader(tree, "train", 4, train=True, look_ahead=look_ahead, num_threads=2)
+
+
+def test_work_ahead_is_bounded(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, loader = slow_loader(tree, monkeypatch, look_ahead=2)
+    epoch = loader.epoch(0)
+    next(epoch)
+    time.sleep(0.5)
+    # One delivered, one waiting, one held by the thread, and two being decoded ahead of it.
+    assert slow.decoded <= 4 * (1 + 1 + 1 + 2)
+    epoch.close()
+    loader.close()
+
+
+def test_dropped_iterators_leave_no_threads(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, loader = slow_loader(tree, monkeypatch, look_ahead=3)
+    next(loader.epoch(0))
+    before = threading.active_count()
+    for epoch in range(50):
+        next(loader.epoch(epoch))
+    gc.collect()
+    assert threading.active_count() <= before
+    loader.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("twistnet")]
+
+
+def test_every_stage_is_timed(tree: Path) -> None:
+    loader = open_loader(tree, "train", 16, train=True, size=48, augment=GUIDE)
+    list(loader.epoch(0))
+    loader.close()
+    assert set(loader.seconds()) == {"read", "decode", "upload", "augment", "wait"}
+    assert all(seconds > 0 for seconds in loader.seconds().values())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size 0"),
+        ({"size": 0}, "size 0"),
+        ({"rank": 2, "world_size": 2}, "rank 2"),
+        ({"decoder": "nvjpeg"}, "'nvjpeg'"),
+        ({"num_threads": 0}, "num_threads 0"),
+        ({"look_ahead": 0}, "look_ahead 0"),
+        ({"shuffle": "quasi"}, "'quasi'"),
+        ({"batch_size": 6, "augment": GUIDE}, "no multiple of 4"),
+    ],
+)
+def test_impossible_settings_are_refused_before_any_thread_starts(
+    tree: Path, options: dict[str, object], message: str
+) -> None:
+    before = threading.active_count()
+    with pytest.raises(InputError, match=message):
+        open_loader(tree, "train", **({"batch_size": 8, "train": True} | options))
+    assert threading.active_count() == before
+
+
+@pytest.mark.gpu
+def test_batches_on_a_card_equal_those_on_the_cpu(tree: Path) -> None:
+    on_cpu = batches(tree, 16, augment=GUIDE)
+    for one, other in zip(batches(tree, 16, augment=GUIDE, device="cuda"), on_cpu, strict=True):
+        assert one.images.is_cuda
+        torch.testing.assert_close(one.images.cpu(), other.images, atol=0.05, rtol=0)
+        for name in ("labels", "partner", "weight", "valid", "ids"):
+            assert torch.equal(getattr(one, name).cpu(), getattr(other, name)), name
