@@ -1,0 +1,28 @@
+"""The commands, one file each: the only place where the command line meets convert, bench and launch.
+
+A command is a function with annotated parameters and a Google docstring, called as its file is. Parameters before `*`
+may be given by position; those after it by flag only; `*rest: str` takes what follows `--`. It returns None, or an
+exit code. To add one, write the file and a line here.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """Where a command is and what it is for, so that the list of all of them imports none."""
+
+    target: str
+    """module:function"""
+    summary: str
+    """What the list of commands says of it; one line."""
+
+
+COMMANDS = {
+    "doctor": Command("twistnet.commands.doctor:doctor", "Says what is installed, what this machine has and lacks"),
+    "show": Command("twistnet.commands.show:show", "Prints a recipe with all its values"),
+    "pretrain": Command("twistnet.commands.pretrain:pretrain", "Trains a model on ImageNet, or resumes its training"),
+    "finetune": Command("twistnet.commands.finetune:finetune", "Fine-tunes a model on one fold of a smaller data set"),
+    "demo": Command("twistnet.commands.demo:demo", "Goes from photographs to a trained TwistNet-18 in minutes"),
+}
