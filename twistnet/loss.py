@@ -1,0 +1,42 @@
+"""The training loss and the counts of right answers, without one-hot targets and without a host synchronisation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from loaders import Batch
+
+
+def mixed_cross_entropy(logits: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
+    """Cross-entropy with the mixed and smoothed targets of a batch.
+
+    Args:
+        logits: (B, C), any float; computed in float32.
+        batch: its labels, partner, weight and valid count.
+        label_smoothing: share of the target spread over all classes (Szegedy et al. 2016).
+
+    Returns:
+        A float32 scalar: the sum over the valid samples divided by B, so that a sample weighs the same in every batch.
+    """
+    log_p = torch.log_softmax(logits.float(), dim=1)
+    own = log_p.gather(1, batch.labels[:, None]).squeeze(1)
+    mixed_in = log_p.gather(1, batch.partner[:, None]).squeeze(1)
+    likelihood = batch.weight * own + (1.0 - batch.weight) * mixed_in
+    per_sample = -(1.0 - label_smoothing) * likelihood - label_smoothing * log_p.mean(dim=1)
+    return (per_sample * batch.valid).sum() / len(logits)
+
+
+def right_answers(logits: Tensor, batch: Batch) -> Tensor:
+    """How many valid samples have their label first, and among the first five (or all, where there are fewer).
+
+    A mixed sample counts with the weights of its two labels.
+
+    Returns:
+        (2,) float64: top-1 and top-5 counts.
+    """
+    best = logits.topk(min(5, logits.shape[1]), dim=1).indices
+    own, mixed_in = best == batch.labels[:, None], best == batch.partner[:, None]
+    weight = batch.weight.double()[:, None]
+    hits = (weight * own + (1.0 - weight) * mixed_in) * batch.valid[:, None]
+    return torch.stack((hits[:, 0].sum(), hits.sum()))

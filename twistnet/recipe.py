@@ -1,0 +1,231 @@
+"""Recipes: everything that changes the weights, and nothing that merely describes the machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from loaders import CropPolicy, InputError, Order
+from loaders.augment import Augment, Mix, RandAugment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """One way to train. A run stores it, and resuming a run reads it from there.
+
+    Attributes:
+        name: of the recipe that this one was made from.
+        model: a name that timm knows.
+        epochs: passes over the training split.
+        batch_size: samples a rank and backward pass.
+        accumulate: backward passes a step.
+        lr: peak learning rate at a total batch of `lr_batch`; it is scaled to the run's total batch.
+        lr_batch: the total batch that `lr` holds for.
+        min_lr: learning rate at the end, as a share of the peak.
+        warmup_epochs: epochs of linear warm-up from zero.
+        momentum: of SGD.
+        nesterov: whether SGD's momentum is Nesterov's.
+        weight_decay: of SGD, in the gradient.
+        decay_norms_and_biases: whether parameters of one dimension are decayed too.
+        clip_grad: largest norm of the gradient; None does not clip.
+        label_smoothing: share of the target spread over all classes.
+        mixup_alpha: of mixup's Beta distribution; 0 is off.
+        cutmix_alpha: likewise for cutmix; where both are on, each sample is mixed by either, evenly.
+        mix_group: consecutive samples within which partners are drawn.
+        randaugment_ops: operations a sample; 0 is off.
+        randaugment_magnitude: of the 31 bins.
+        size: side of the training images in pixels.
+        eval_size: side of the evaluation images in pixels.
+        scale_min: least share of the image that a training crop covers.
+        crop_pct: share of the shorter side that the evaluation crop keeps.
+        interpolation: "bilinear" or "bicubic", antialiased.
+        hflip: probability of a left-right flip.
+        drop_path: rate of stochastic depth in the last block.
+        shuffle: "global" or "window".
+        amp: mixed precision: bfloat16 where the device has it, else float16 with a loss scaler.
+        seed: of initialisation, order and draws.
+
+    Raises:
+        InputError: for an impossible value.
+    """
+
+    name: str
+    model: str = "twistnet18"
+    epochs: int
+    batch_size: int
+    accumulate: int = 1
+    lr: float
+    lr_batch: int = 256
+    min_lr: float = 0.0
+    warmup_epochs: int = 5
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    decay_norms_and_biases: bool = True
+    clip_grad: float | None = None
+    label_smoothing: float = 0.1
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
+    mix_group: int = 8
+    randaugment_ops: int = 0
+    randaugment_magnitude: int = 9
+    size: int = 224
+    eval_size: int = 224
+    scale_min: float = 0.08
+    crop_pct: float = 0.875
+    interpolation: str = "bilinear"
+    hflip: float = 0.5
+    drop_path: float = 0.0
+    shuffle: str = "global"
+    amp: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        least = {"epochs": 1, "batch_size": 1, "accumulate": 1, "lr_batch": 1, "size": 32, "eval_size": 32}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise InputError(f"{name} {getattr(self, name)} is too small: take at least {low}.")
+        for name in ("momentum", "label_smoothing", "drop_path", "min_lr"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name} {getattr(self, name)} is impossible: take at least 0, below 1.")
+        for name in ("lr", "weight_decay", "warmup_epochs", "randaugment_ops"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} {getattr(self, name)} is negative: take 0 or more.")
+        if self.nesterov and not self.momentum:
+            raise InputError("nesterov needs a momentum above 0: set one, or turn nesterov off.")
+        if self.warmup_epochs >= self.epochs:
+            raise InputError(
+                f"warmup_epochs {self.warmup_epochs} leaves nothing of {self.epochs} epochs: lower it, or train longer."
+            )
+        if self.clip_grad is not None and self.clip_grad <= 0:
+            raise InputError(f"clip_grad {self.clip_grad} is impossible: take a norm above 0, or leave it out.")
+        # What the loaders need is validated where they define it.
+        self.crops(), self.train_augment(), Order(num_samples=1, global_batch=1, shuffle=self.shuffle, seed=self.seed)
+
+    def peak_lr(self, world_size: int) -> float:
+        """The learning rate after warm-up: linear in the total batch (Goyal et al. 2017)."""
+        return self.lr * self.total_batch(world_size) / self.lr_batch
+
+    def total_batch(self, world_size: int) -> int:
+        """Samples of one step over all ranks."""
+        return self.batch_size * self.accumulate * world_size
+
+    def crops(self) -> CropPolicy:
+        """How images are cropped, flipped and resized."""
+        return CropPolicy(
+            scale=(self.scale_min, 1.0), hflip=self.hflip, crop_pct=self.crop_pct, interpolation=self.interpolation
+        )
+
+    def train_augment(self) -> Augment:
+        """What happens to training images on the device."""
+        mixes = self.mixup_alpha > 0 or self.cutmix_alpha > 0
+        return Augment(
+            randaugment=RandAugment(num_ops=self.randaugment_ops, magnitude=self.randaugment_magnitude)
+            if self.randaugment_ops
+            else None,
+            mix=Mix(mixup_alpha=self.mixup_alpha, cutmix_alpha=self.cutmix_alpha, group=self.mix_group)
+            if mixes
+            else None,
+        )
+
+    def with_changes(self, **changes: Any) -> Recipe:
+        """The recipe with those fields replaced that are not None.
+
+        Raises:
+            InputError: for a field that does not exist or a value that is impossible.
+        """
+        return from_dict({**dataclasses.asdict(self), **{k: v for k, v in changes.items() if v is not None}})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON and checkpoints."""
+        return dataclasses.asdict(self)
+
+
+def from_dict(values: Mapping[str, Any]) -> Recipe:
+    """A recipe from stored values.
+
+    Raises:
+        InputError: for unknown or missing keys and for impossible values.
+    """
+    fields = {field.name: field for field in dataclasses.fields(Recipe)}
+    for key in values:
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1)
+            raise InputError(f"recipe key {key!r} is unknown" + (f": did you mean {near[0]}?" if near else "."))
+    missing = [key for key, field in fields.items() if field.default is dataclasses.MISSING and key not in values]
+    if missing:
+        raise InputError(f"the recipe lacks {', '.join(missing)}: add them.")
+    return Recipe(**values)
+
+
+def _guide() -> Recipe:
+    """The pretraining guide's configuration, to the letter."""
+    return Recipe(
+        name="guide",
+        epochs=600,
+        batch_size=256,
+        lr=0.1,
+        mixup_alpha=0.2,
+        cutmix_alpha=1.0,
+        randaugment_ops=2,
+        randaugment_magnitude=9,
+    )
+
+
+def _dtd() -> Recipe:
+    """Fine-tuning on DTD from ImageNet weights: a tenth of the usual rate, gentle crops, which keep the texture."""
+    return Recipe(
+        name="dtd",
+        epochs=100,
+        batch_size=64,
+        lr=0.04,
+        warmup_epochs=2,
+        nesterov=True,
+        weight_decay=5e-4,
+        decay_norms_and_biases=False,
+        scale_min=0.2,
+    )
+
+
+def _demo() -> Recipe:
+    """Minutes on two CPU cores: small images, few epochs, the guide's augmentation at half its strength."""
+    return Recipe(
+        name="demo",
+        epochs=8,
+        batch_size=32,
+        lr=0.2,
+        warmup_epochs=1,
+        nesterov=True,
+        weight_decay=5e-4,
+        decay_norms_and_biases=False,
+        mix_group=4,
+        mixup_alpha=0.2,
+        randaugment_ops=1,
+        randaugment_magnitude=5,
+        size=64,
+        eval_size=64,
+        scale_min=0.3,
+    )
+
+
+def _demo_dtd() -> Recipe:
+    """`dtd` at the demo's scale."""
+    return named("dtd").with_changes(name="demo_dtd", epochs=12, batch_size=16, warmup_epochs=1, size=64, eval_size=64)
+
+
+_RECIPES = {"guide": _guide, "dtd": _dtd, "demo": _demo, "demo_dtd": _demo_dtd}
+NAMES = tuple(_RECIPES)
+
+
+def named(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+        InputError: where there is none.
+    """
+    if name not in _RECIPES:
+        raise InputError(f"recipe {name!r} is unknown: choose one of {', '.join(NAMES)}.")
+    return _RECIPES[name]()
