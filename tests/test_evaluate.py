@@ -1,0 +1,77 @@
+"""Evaluation counts every sample once, on any number of ranks, as a plain loop over the files does."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torch.multiprocessing
+from PIL import Image
+
+import twistnet  # noqa: F401  registers the models
+from loaders import CropPolicy, open_loader, open_store
+from loaders.augment import IMAGENET_MEAN, IMAGENET_STD, Augment
+from twistnet import distributed
+from twistnet.evaluate import evaluate
+from twistnet.precision import Precision
+
+
+def make_model() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model("test_resnet", num_classes=3)
+
+
+def score(rank: int, world_size: int, port: int, tree: Path, out: Path) -> None:
+    """One rank's part, in a process of its own."""
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(world_size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
+    torch.set_num_threads(1)
+    with distributed.join("cpu") as world:
+        loader = open_loader(
+            tree, "val", 4, train=False, size=64, augment=Augment(), rank=rank, world_size=world_size, num_threads=1
+        )
+        got = evaluate(make_model(), loader, world, Precision.choose(world.device, amp=False))
+        loader.close()
+        (out / f"{rank}.json").write_text(json.dumps([got.samples, got.right, got.right5, got.loss]))
+
+
+@pytest.fixture(scope="module")
+def expected(tree: Path) -> tuple[int, int, int]:
+    """Counts from a loop over the files that uses none of the loader."""
+    store, model = open_store(tree, "val"), make_model().eval()
+    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    right = 0
+    for sample in range(len(store)):
+        with Image.open(store.key(sample)) as image:
+            side = round(min(image.size) * CropPolicy().crop_pct)
+            left, top = (image.width - side) // 2, (image.height - side) // 2
+            pixels = image.crop((left, top, left + side, top + side)).resize((64, 64), Image.Resampling.BILINEAR)
+        tensor = torch.frombuffer(bytearray(pixels.tobytes()), dtype=torch.uint8).view(64, 64, 3).permute(2, 0, 1)
+        with torch.no_grad():
+            logits = model(((tensor / 255 - mean) / std)[None])
+        right += int(logits.argmax() == store.labels[sample])
+    return len(store), right, len(store)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_counts_do_not_depend_on_the_ranks(
+    tree: Path, tmp_path: Path, world_size: int, expected: tuple[int, int, int]
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(score, (world_size, port, tree, tmp_path), nprocs=world_size)
+    scores = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(world_size)]
+    assert all(score == scores[0] for score in scores), "every rank holds the sums"
+    assert tuple(scores[0][:3]) == expected
+    assert 0 < expected[1] < 21, "a score that could not be wrong would show nothing"

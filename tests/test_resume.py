@@ -1,0 +1,178 @@
+"""A killed run goes on with the very next batch and ends with the same bits, on one rank and on two."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+RECORD_RUN = Path(__file__).parent / "record_run.py"
+EPOCHS, STEPS_PER_EPOCH = 4, 3  # 51 images in total batches of 24
+TIMED = ("seconds", "wait_s", "images_per_s", "stages", "time")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run in a folder of its own."""
+
+    root: Path
+    tree: Path
+    ranks: int
+
+    @property
+    def folder(self) -> Path:
+        return self.root / "run"
+
+    def start(self, *extra: str, ranks: int | None = None) -> subprocess.Popen[str]:
+        """Starts training, as torchrun does where there are several ranks."""
+        ranks = ranks or self.ranks
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
+        command = [sys.executable, *torchrun, str(RECORD_RUN), str(self.root / "record"), "pretrain"]
+        flags = {"data_dir": self.tree, "device": "cpu", "workers": 1, "log_every": 1, "checkpoint_minutes": 0}
+        return subprocess.Popen(
+            [*command, *(f"--{name}={value}" for name, value in flags.items()), "--no_publish", *extra],
+            cwd=self.root,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def begin(self) -> subprocess.Popen[str]:
+        new = ["--recipe=demo", f"--epochs={EPOCHS}", "--size=32", f"--batch_size={24 // self.ranks}", "--seed=3"]
+        return self.start(*new, f"--checkpoint_dir={self.folder}")
+
+    def finish(self, process: subprocess.Popen[str]) -> str:
+        printed, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, printed
+        return printed
+
+    def resume(self, ranks: int | None = None) -> str:
+        return self.finish(self.start(f"--resume={self.folder / 'latest.pt'}", ranks=ranks))
+
+    def rows(self) -> list[dict[str, Any]]:
+        lines = (self.folder / "log.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    def batches(self) -> dict[tuple[int, int], list[Any]]:
+        """What training was given, by epoch and step, all ranks joined in order. Taken twice, it must be the same."""
+        taken: dict[tuple[int, int, int], Any] = {}
+        for path in sorted(self.root.glob("record.*")):
+            rank = int(path.suffix[1:])
+            for line in path.read_text().splitlines():
+                epoch, step, samples = json.loads(line)
+                assert taken.setdefault((epoch, step, rank), samples) == samples
+        joined: dict[tuple[int, int], list[Any]] = {}
+        for (epoch, step, _), samples in sorted(taken.items()):
+            joined.setdefault((epoch, step), []).extend(samples)
+        return joined
+
+
+def killed(root: Path, tree: Path, ranks: int) -> Run:
+    """A new run, every process of it killed without warning at a random moment after some logged steps."""
+    seed = random.SystemRandom().randrange(10**6)
+    print(f"kill seed {seed}")  # shown where the test fails
+    rng = random.Random(seed)
+    run = Run(root, tree, ranks)
+    wanted = rng.randrange(2, EPOCHS * STEPS_PER_EPOCH - 2)
+    process = run.begin()
+    log = run.folder / "log.jsonl"
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
+        if (run.folder / "latest.pt").exists() and log.read_text().count('"kind": "steps"') >= wanted:
+            break
+        time.sleep(0.002)
+    time.sleep(rng.random() * 0.1)
+    for path in root.glob("record-pid.*"):  # torchrun's workers have sessions of their own
+        os.kill(int(path.read_text()), signal.SIGKILL)
+    os.killpg(process.pid, signal.SIGKILL)
+    printed, _ = process.communicate()
+    assert not (run.folder / "twistnet18_imagenet.pt").exists(), f"the run ended before it was killed: {printed}"
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Run]:
+    """Uninterrupted runs on some ranks, each trained once."""
+
+    @functools.cache
+    def train(ranks: int) -> Run:
+        run = Run(tmp_path_factory.mktemp(f"whole{ranks}"), tree, ranks)
+        run.finish(run.begin())
+        return run
+
+    return train
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_killed_run_ends_with_the_same_bits(
+    ranks: int, whole: Callable[[int], Run], tree: Path, tmp_path: Path
+) -> None:
+    run, uninterrupted = killed(tmp_path, tree, ranks), whole(ranks)
+    run.resume()
+
+    assert run.batches() == uninterrupted.batches()
+    assert len(run.batches()) == EPOCHS * STEPS_PER_EPOCH
+    rows = [
+        [{key: value for key, value in row.items() if key not in TIMED} for row in rows if row["kind"] != "start"]
+        for rows in (run.rows(), uninterrupted.rows())
+    ]
+    assert rows[0] == rows[1]
+    assert [row["step"] for row in rows[0] if row["kind"] == "steps"] == list(range(1, EPOCHS * STEPS_PER_EPOCH + 1))
+    weights, expected = (
+        torch.load(each.folder / "twistnet18_imagenet.pt", weights_only=True) for each in (run, uninterrupted)
+    )
+    assert weights.keys() == expected.keys()
+    for name, tensor in weights.items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+def test_one_rank_goes_on_where_two_were_killed(whole: Callable[[int], Run], tree: Path, tmp_path: Path) -> None:
+    run = killed(tmp_path, tree, 2)
+    on_two = {key: samples for key, samples in run.batches().items() if len(samples) == 24}  # both ranks wrote theirs
+    for path in tmp_path.glob("record.*"):
+        path.unlink()
+    run.resume(ranks=1)
+    on_one = run.batches()
+    assert on_two
+    assert on_one
+    assert on_two | on_one == whole(1).batches() == whole(2).batches()
+
+
+def test_the_run_folder_says_all(whole: Callable[[int], Run]) -> None:
+    run = whole(1)
+    names = {path.name for path in run.folder.iterdir()}
+    weights = {"twistnet18_imagenet.pt", "twistnet18_imagenet.safetensors"}
+    assert names == weights | {"recipe.json", "env.json", "log.jsonl", "latest.pt", "best.pt", "curves.png"}
+    env = json.loads((run.folder / "env.json").read_text())
+    assert env["world_size"] == 1
+    assert env["decoder"] == "reference"
+    assert env["packages"]["torch"] == torch.__version__.partition("+")[0]
+    epochs = [row for row in run.rows() if row["kind"] == "epoch"]
+    assert [row["epoch"] for row in epochs] == [1, 2, 3, 4]
+    assert all(row["val_samples"] == 21 for row in epochs)
+    assert {"loss", "lr", "top1", "top5", "val_top1", "val_top5", "images_per_s", "wait_s"} <= epochs[0].keys()
+
+
+def test_every_image_is_trained_on_once_an_epoch(whole: Callable[[int], Run]) -> None:
+    for epoch in range(EPOCHS):
+        ids = [
+            sample[0]
+            for (this_epoch, _), samples in whole(1).batches().items()
+            for sample in samples
+            if this_epoch == epoch and sample[-1]
+        ]
+        assert sorted(ids) == list(range(51))

@@ -1,0 +1,97 @@
+"""`twistnet finetune`: the guide's train.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from twistnet import distributed
+from twistnet.finetuning import Result, finetune_fold
+from twistnet.starting import run_folder_of, start
+from twistnet.train import Job
+
+
+def finetune(
+    *,
+    data_dir: Path,
+    dataset: Literal["dtd"] = "dtd",
+    recipe: str | None = None,
+    model: str | None = None,
+    fold: int = 1,
+    seed: int | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    run_dir: Path | None = None,
+    resume: Path | None = None,
+    weights: str = "auto",
+    amp: bool | None = None,
+    workers: int | None = None,
+    warmup_epochs: int | None = None,
+    size: int | None = None,
+    decoder: str = "auto",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    log_every: int = 50,
+    checkpoint_minutes: float = 10.0,
+) -> None:
+    """Fine-tunes a model on one fold, choosing the epoch on its validation list and testing once.
+
+    Args:
+        data_dir: DTD's folder, with images/ and labels/.
+        dataset: whose layout and folds data_dir has.
+        recipe: dtd or demo_dtd; dtd unless given.
+        model: a model that timm knows; twistnet18 in the recipes.
+        fold: which of the data set's splits, from 1.
+        seed: of initialisation, order and augmentation.
+        epochs: passes over the training images.
+        batch_size: images a process and backward pass.
+        lr: peak learning rate at a total batch of 256.
+        run_dir: the run's folder; runs/finetune unless given.
+        resume: checkpoint to go on from, with its own recipe.
+        weights: auto looks in weights/, none starts from random weights, otherwise a file.
+        amp: mixed precision: bfloat16, or float16 where the card has no bfloat16.
+        workers: decoding threads a process; the usable cores unless given.
+        warmup_epochs: epochs of linear warm-up.
+        size: side of the training images in pixels.
+        decoder: auto or reference.
+        device: where to train; auto takes a CUDA card where there is one.
+        log_every: steps between log rows.
+        checkpoint_minutes: least minutes between checkpoints inside an epoch.
+    """
+    folder = run_folder_of(resume, run_dir, Path("runs/finetune"), "--run_dir")
+    with distributed.join(device) as world:
+        settled, checkpoint = start(
+            resume,
+            recipe,
+            "dtd",
+            world.world_size,
+            model=model,
+            seed=seed,
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            amp=amp,
+            warmup_epochs=warmup_epochs,
+            size=size,
+        )
+        job = Job(
+            data_dir=data_dir,
+            train_split=f"train{fold}",
+            val_split=f"val{fold}",
+            run_dir=folder,
+            weights_name=f"{settled.model}_{dataset}.pt",
+            workers=workers,
+            decoder=decoder,
+            log_every=log_every,
+            checkpoint_minutes=checkpoint_minutes,
+        )
+        result = finetune_fold(job, settled, world, test_split=f"test{fold}", weights=weights, checkpoint=checkpoint)
+        if world.is_main:
+            _report(result, folder)
+
+
+def _report(result: Result, folder: Path) -> None:
+    print(
+        f"Best val_acc {result.val_top1:.2%} after epoch {result.best_epoch}; "
+        f"test_acc of that epoch {result.test_top1:.2%}; run folder {folder}."
+    )

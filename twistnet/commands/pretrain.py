@@ -1,0 +1,121 @@
+"""`twistnet pretrain`: the guide's pretrain_imagenet.py."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Literal
+
+from twistnet import distributed
+from twistnet.files import write_atomically
+from twistnet.starting import run_folder_of, start
+from twistnet.train import Job, Outcome, train
+
+
+def pretrain(
+    *,
+    data_dir: Path,
+    recipe: str | None = None,
+    model: str | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    checkpoint_dir: Path | None = None,
+    resume: Path | None = None,
+    amp: bool | None = None,
+    workers: int | None = None,
+    accumulate: int | None = None,
+    clip_grad: float | None = None,
+    warmup_epochs: int | None = None,
+    size: int | None = None,
+    seed: int | None = None,
+    weights_dir: Path = Path("weights"),
+    publish: bool = True,
+    decoder: str = "auto",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    log_every: int = 50,
+    checkpoint_minutes: float = 10.0,
+) -> None:
+    """Trains a model from random weights.
+
+    On several cards: torchrun --nproc_per_node=4 -m twistnet pretrain --data_dir DIR ...
+
+    Args:
+        data_dir: folder with train/<class>/ and val/<class>/.
+        recipe: guide or demo; guide unless given.
+        model: a model that timm knows; twistnet18 in the recipes.
+        epochs: passes over the training images.
+        batch_size: images a process and backward pass.
+        lr: peak learning rate at a total batch of 256.
+        checkpoint_dir: the run's folder; checkpoints unless given.
+        resume: checkpoint to go on from, with its own recipe.
+        amp: mixed precision: bfloat16, or float16 where the card has no bfloat16.
+        workers: decoding threads a process; the usable cores unless given.
+        accumulate: backward passes a step.
+        clip_grad: largest norm of the gradient.
+        warmup_epochs: epochs of linear warm-up.
+        size: side of the training images in pixels.
+        seed: of initialisation, order and augmentation.
+        weights_dir: where the final weights are copied to, to be found by themselves.
+        publish: whether to copy them there.
+        decoder: auto or reference.
+        device: where to train; auto takes a CUDA card where there is one.
+        log_every: steps between log rows.
+        checkpoint_minutes: least minutes between checkpoints inside an epoch.
+    """
+    run_dir = run_folder_of(resume, checkpoint_dir, Path("checkpoints"), "--checkpoint_dir")
+    with distributed.join(device) as world:
+        settled, checkpoint = start(
+            resume,
+            recipe,
+            "guide",
+            world.world_size,
+            model=model,
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            amp=amp,
+            accumulate=accumulate,
+            clip_grad=clip_grad,
+            warmup_epochs=warmup_epochs,
+            size=size,
+            seed=seed,
+        )
+        job = Job(
+            data_dir=data_dir,
+            run_dir=run_dir,
+            weights_name=f"{settled.model}_imagenet.pt",
+            workers=workers,
+            decoder=decoder,
+            log_every=log_every,
+            checkpoint_minutes=checkpoint_minutes,
+        )
+        outcome = train(job, settled, world, checkpoint=checkpoint)
+        if world.is_main:
+            _report(outcome, run_dir)
+            if publish:
+                _publish(outcome.weights, weights_dir)
+
+
+def _report(outcome: Outcome, run_dir: Path) -> None:
+    print(
+        f"Final val_acc {outcome.last.top1:.2%}, top-5 {outcome.last.top5:.2%}; "
+        f"best {outcome.best_top1:.2%} after epoch {outcome.best_epoch}; run folder {run_dir}."
+    )
+
+
+def _publish(weights: Path, folder: Path) -> None:
+    """Copies final weights, both files, to where they are found by themselves; never over others."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / weights.name
+    if target.exists():
+        print(f"{target} exists already and was left as it is: copy {weights} there to use the new weights.")
+        return
+    for suffix in (".safetensors", ".pt"):  # the .pt last: it is the one that is looked for
+        _copy(weights.with_suffix(suffix), target.with_suffix(suffix))
+    print(f"Weights saved to {target}, where every later run finds them.")
+
+
+def _copy(source: Path, target: Path) -> None:
+    with source.open("rb") as file:
+        write_atomically(target, lambda copy: shutil.copyfileobj(file, copy))

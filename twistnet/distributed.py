@@ -1,0 +1,96 @@
+"""The process group, with one process being the simple case of many."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from launch.ranks import Ranks
+from loaders import InputError
+
+_TIMEOUT = datetime.timedelta(minutes=30)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """This process among the others of the run.
+
+    Attributes:
+        rank: 0 to world_size - 1.
+        world_size: processes of the run.
+        device: the one that this process computes on.
+    """
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes and prints."""
+        return self.rank == 0
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The element-wise sum over all ranks, in place, on every rank."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def wait_for_all(self) -> None:
+        """Returns once every rank has come here."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model, averaging its gradients over the ranks."""
+        if self.world_size == 1:
+            return model
+        on_card = [self.device.index] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(model, device_ids=on_card, gradient_as_bucket_view=True)
+
+
+@contextmanager
+def join(device: str) -> Iterator[World]:
+    """Joins the process group that torchrun's environment describes; without one, a world of one process.
+
+    Args:
+        device: "auto" (a CUDA card where there is one), "cpu" or "cuda".
+
+    Raises:
+        InputError: for a device that is not there.
+    """
+    ranks = Ranks.from_env()
+    chosen = _choose_device(device, ranks.local_rank)
+    world = World(rank=ranks.rank, world_size=ranks.world_size, device=chosen)
+    if ranks.world_size == 1:
+        yield world
+        return
+    backend = "gloo"
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+        backend = "nccl"
+    dist.init_process_group(backend, timeout=_TIMEOUT, device_id=chosen if backend == "nccl" else None)
+    try:
+        yield world
+    finally:
+        dist.destroy_process_group()
+
+
+def _choose_device(device: str, local_rank: int) -> torch.device:
+    if device not in ("auto", "cpu", "cuda"):
+        raise InputError(f"device {device!r} is unknown: choose auto, cpu or cuda.")
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "cpu" or (device == "auto" and cards == 0):
+        return torch.device("cpu")
+    if local_rank >= cards:
+        raise InputError(
+            f"local rank {local_rank} has no card, since this machine has {cards}: "
+            f"lower --nproc_per_node or pass --device cpu."
+        )
+    return torch.device("cuda", local_rank)

@@ -1,0 +1,58 @@
+"""What a run was made with: versions, machine and commit, for env.json."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from launch.version import VERSION
+
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "ffcv", "nvidia-dali-cuda130", "triton")
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """Versions, card, cores and commit as plain values."""
+    card = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
+    return {
+        "twistnet": VERSION,
+        "commit": commit(),
+        "python": platform.python_version(),
+        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "cuda": torch.version.cuda if card else None,
+        "card": card.name if card else None,
+        "card_memory_gib": round(card.total_memory / 2**30, 1) if card else None,
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "command": sys.argv,
+    }
+
+
+def commit() -> str | None:
+    """The commit of this checkout, with "-dirty" where files differ from it; None outside a checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--match="],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,93 @@
+"""Fine-tuning on one fold: weights in, the best epoch by validation, one test."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from loaders import InputError
+from loaders.tree import is_dtd
+from twistnet.distributed import World
+from twistnet.evaluate import evaluate
+from twistnet.precision import Precision
+from twistnet.recipe import Recipe
+from twistnet.run_folder import RunFolder, load_checkpoint
+from twistnet.train import Job, make_model, open_split, train
+from twistnet.weights import auto_load
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What fine-tuning came to, as result.json holds it.
+
+    Attributes:
+        val_top1: the best validation accuracy, 0 to 1.
+        best_epoch: the epoch that it was reached after, from 1.
+        test_top1: test accuracy of that epoch's weights, 0 to 1.
+        test_samples: images that it was measured on.
+        weights: the file that training began from, or None.
+        images_per_s: trained on, over all ranks.
+    """
+
+    val_top1: float
+    best_epoch: int
+    test_top1: float
+    test_samples: int
+    weights: str | None
+    images_per_s: float
+
+
+def finetune_fold(
+    job: Job,
+    recipe: Recipe,
+    world: World,
+    *,
+    test_split: str,
+    weights: str = "auto",
+    checkpoint: dict[str, Any] | None = None,
+) -> Result:
+    """Trains on the job's splits and tests the best epoch's weights once.
+
+    Args:
+        test_split: the split to test on.
+        weights: "auto", "none" or a file, as `twistnet.weights.auto_load` takes it.
+        checkpoint: a loaded latest.pt to go on from.
+
+    Raises:
+        InputError: for data, weights or settings that cannot be used.
+    """
+    if job.data_dir.is_dir() and not is_dtd(job.data_dir):
+        raise InputError(f"{job.data_dir} is no DTD folder: it must hold images/<class>/ and labels/train1.txt.")
+    # Opened before training, so that a missing list costs no epochs.
+    test_loader = open_split(job, recipe, world, test_split, train=False)
+    loaded: list[str] = []
+
+    def prepare(model: nn.Module) -> None:
+        report = auto_load(model, recipe.model, weights, announce=print if world.is_main else _say_nothing)
+        loaded.extend([str(report.path)] if report else [])
+
+    outcome = train(job, recipe, world, checkpoint=checkpoint, prepare=prepare)
+    folder = RunFolder(job.run_dir)
+    model = make_model(recipe, len(test_loader.classes), world)
+    world.wait_for_all()  # until rank 0 has written best.pt
+    model.load_state_dict(load_checkpoint(folder.best)["model"])
+    score = evaluate(model, test_loader, world, Precision.choose(world.device, recipe.amp))
+    test_loader.close()
+    result = Result(
+        val_top1=outcome.best_top1,
+        best_epoch=outcome.best_epoch,
+        test_top1=score.top1,
+        test_samples=score.samples,
+        weights=loaded[0] if loaded else None,
+        images_per_s=outcome.images_per_s,
+    )
+    if world.is_main:
+        folder.write_json("result.json", dataclasses.asdict(result))
+    return result
+
+
+def _say_nothing(_: str) -> None:
+    pass

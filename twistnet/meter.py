@@ -1,0 +1,80 @@
+"""Sums behind the log rows, kept on the device between them."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor
+
+from loaders import Batch, Loader
+from twistnet.distributed import World
+from twistnet.loss import right_answers
+
+
+class Meter:
+    """Loss, accuracy and speed of training since the last row, and since the epoch began.
+
+    Attributes:
+        epoch_sums: loss, top-1, top-5 and samples over all ranks since the epoch began, for a checkpoint to keep.
+    """
+
+    def __init__(self, world: World, loader: Loader) -> None:
+        self._world, self._loader = world, loader
+        self._sums = torch.zeros(4, dtype=torch.float64, device=world.device)
+        self.epoch_sums = [0.0] * 4
+        self._since = self._epoch_since = 0.0
+        self._waited = self._epoch_waited = 0.0
+        self._stages: dict[str, float] = {}
+        self._epoch_images = 0.0
+        self._total_s = self._total_images = 0.0
+
+    @property
+    def images_per_s(self) -> float:
+        """Over all epochs of this process, validation left out."""
+        return self._total_images / self._total_s if self._total_s else 0.0
+
+    def start(self) -> None:
+        """Begins to measure an epoch, or the rest of one."""
+        self._since = self._epoch_since = time.perf_counter()
+        self._stages = dict(self._loader.seconds())
+        self._waited = self._epoch_waited = self._stages.get("wait", 0.0)
+        self._epoch_images = 0.0
+
+    def count(self, logits: Tensor, loss: Tensor, batch: Batch) -> None:
+        """Adds a batch, without waiting for the device."""
+        row = torch.stack((loss.double() * len(logits), *right_answers(logits, batch), batch.valid.sum().double()))
+        self._sums += row
+
+    def read(self) -> dict[str, float]:
+        """What was counted since the last call, over all ranks, which all call this at the same step."""
+        sums = self._world.sum(self._sums).tolist()  # the one point where the host waits for the device
+        self._sums.zero_()
+        self.epoch_sums = [a + b for a, b in zip(self.epoch_sums, sums, strict=True)]
+        self._epoch_images += sums[3]
+        now, waited = time.perf_counter(), self._loader.seconds().get("wait", 0.0)
+        measured = _means(sums) | _speed(sums[3], now - self._since, waited - self._waited)
+        self._since, self._waited = now, waited
+        return measured
+
+    def read_epoch(self) -> tuple[dict[str, float], dict[str, float]]:
+        """The same for the epoch, and the seconds of every loading stage; starts the next epoch's sums."""
+        sums, self.epoch_sums = self.epoch_sums, [0.0] * 4
+        seconds = self._since - self._epoch_since  # to the last `read`: validation comes after it
+        self._total_s += seconds
+        self._total_images += self._epoch_images
+        stages = {name: round(total - self._stages.get(name, 0.0), 3) for name, total in self._loader.seconds().items()}
+        return _means(sums) | _speed(self._epoch_images, seconds, self._waited - self._epoch_waited), stages
+
+
+def _means(sums: list[float]) -> dict[str, float]:
+    samples = max(sums[3], 1.0)
+    return {"loss": sums[0] / samples, "top1": sums[1] / samples, "top5": sums[2] / samples}
+
+
+def _speed(images: float, seconds: float, waited: float) -> dict[str, float]:
+    return {
+        "images_per_s": round(images / seconds, 1) if seconds > 0 else 0.0,
+        "seconds": round(seconds, 3),
+        "wait_s": round(waited, 3),
+    }

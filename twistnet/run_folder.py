@@ -1,0 +1,106 @@
+"""A run is a folder that says all: what was asked for, what it ran on, what happened, and what came of it.
+
+recipe.json   env.json   log.jsonl   latest.pt   best.pt   <model>_<data>.pt   .safetensors   curves.png
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from loaders import InputError
+from twistnet.files import write_atomically
+
+FORMAT = 1
+
+
+class RunFolder:
+    """Writes a run's files, each whole or not at all.
+
+    Args:
+        path: the folder; made where it does not exist.
+
+    Raises:
+        InputError: where it cannot be made or written to.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"run folder {path} cannot be made ({error.strerror}): choose another one.") from error
+
+    @property
+    def latest(self) -> Path:
+        """The checkpoint to go on from."""
+        return self.path / "latest.pt"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint with the best validation accuracy."""
+        return self.path / "best.pt"
+
+    @property
+    def log(self) -> Path:
+        """A JSON object a line."""
+        return self.path / "log.jsonl"
+
+    def refuse_to_overwrite(self) -> None:
+        """Raises InputError where the folder holds a run already."""
+        held = next((name for name in (self.latest, self.best, self.log) if name.exists()), None)
+        if held is None:
+            return
+        go_on = f"go on with --resume {self.latest}" if self.latest.exists() else f"remove {held}"
+        raise InputError(f"{self.path} holds a run already ({held.name}): {go_on}, or choose another folder.")
+
+    def write_json(self, name: str, values: Mapping[str, Any]) -> None:
+        """Writes one of the run's JSON files."""
+        text = json.dumps(values, indent=2) + "\n"
+        write_atomically(self.path / name, lambda file: file.write(text.encode()))
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Adds a row to the log."""
+        with self.log.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The log's rows. A last line that a kill has cut off is left out."""
+        if not self.log.exists():
+            return []
+        lines = self.log.read_text().split("\n")
+        return [json.loads(line) for line in lines[:-1]]
+
+    def rewind_log(self, step: int) -> None:
+        """Drops the rows of steps after `step`, which a resumed run takes again."""
+        kept = [row for row in self.rows() if row["step"] <= step]
+        text = "".join(json.dumps(row) + "\n" for row in kept)
+        write_atomically(self.log, lambda file: file.write(text.encode()))
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Writes a checkpoint of tensors and plain values, whole or not at all."""
+    write_atomically(path, lambda file: torch.save({"format": FORMAT, **state}, file))
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint to the CPU, running none of its code.
+
+    Raises:
+        InputError: where the file is missing, torn or none of ours.
+    """
+    if not path.is_file():
+        raise InputError(f"checkpoint {path} does not exist: name a latest.pt, or start without --resume.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    # A torn or foreign file fails in many ways: UnpicklingError, RuntimeError, EOFError, ...
+    except Exception as error:
+        raise InputError(f"checkpoint {path} cannot be read ({type(error).__name__}): take an older one.") from error
+    found = state.get("format") if isinstance(state, dict) else None
+    if found != FORMAT:
+        raise InputError(f"checkpoint {path} has format {found}, this version reads {FORMAT}: name a run's latest.pt.")
+    return dict(state)

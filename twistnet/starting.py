@@ -1,0 +1,64 @@
+"""What a training command starts from: a named recipe with the user's changes, or a checkpoint's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from loaders import InputError
+from twistnet import recipe as recipes
+from twistnet.recipe import Recipe
+from twistnet.run_folder import load_checkpoint
+
+
+def start(
+    resume: Path | None, recipe: str | None, default: str, world_size: int, **changes: Any
+) -> tuple[Recipe, dict[str, Any] | None]:
+    """The recipe of a run, and the checkpoint that it goes on from.
+
+    Args:
+        resume: the checkpoint, or None for a new run.
+        recipe: its name as the user gave it, or None.
+        default: the name that a new run takes otherwise.
+        world_size: processes of this start.
+        changes: fields of the recipe that the user gave; None leaves a field as it is.
+
+    Raises:
+        InputError: for an unknown recipe, or for a change that the checkpoint's run does not allow.
+    """
+    if resume is None:
+        return recipes.named(recipe or default).with_changes(**changes), None
+    checkpoint = load_checkpoint(resume)
+    stored = recipes.from_dict(checkpoint["recipe"])
+    wanted = {key: value for key, value in changes.items() if value is not None}
+    if recipe is not None:
+        wanted["name"] = recipe
+    # How the total batch is split over ranks does not change the weights' meaning, so it may change.
+    accumulate = wanted.pop("accumulate", stored.accumulate)
+    total = checkpoint["data"]["total_batch"]
+    batch_size = wanted.pop("batch_size", total // (world_size * accumulate))
+    for key, value in wanted.items():
+        if getattr(stored, key) != value:
+            raise InputError(
+                f"--{key if key != 'name' else 'recipe'} {value} differs from the {getattr(stored, key)} that {resume} "
+                f"was trained with: leave the flag out, or start a new run."
+            )
+    if batch_size * accumulate * world_size != total:
+        raise InputError(
+            f"{world_size} ranks of batch size {batch_size} and {accumulate} accumulated batches make no total batch "
+            f"of {total}, which {resume} was trained with: choose them so that they do."
+        )
+    return stored.with_changes(batch_size=batch_size, accumulate=accumulate), checkpoint
+
+
+def run_folder_of(resume: Path | None, folder: Path | None, default: Path, flag: str) -> Path:
+    """The folder of a run: the resumed checkpoint's own, or the one that the user names.
+
+    Raises:
+        InputError: where both are given and differ.
+    """
+    if resume is None:
+        return folder or default
+    if folder is not None and folder.resolve() != resume.resolve().parent:
+        raise InputError(f"{flag} {folder} is not the folder of --resume {resume}: leave it out.")
+    return resume.parent

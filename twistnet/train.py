@@ -1,0 +1,356 @@
+"""The training loop: one file from a recipe to trained weights.
+
+    join the world -> open the loaders -> model, optimiser -> [ epochs: steps, validation, checkpoint ] -> weights
+
+Nothing in a step waits for the device, except where a log row is due. A checkpoint is taken only there too, so that
+the sums behind the log are empty and need no saving; a resumed run takes the very next batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import timm
+import torch
+from torch import nn
+
+import loaders
+from loaders import Batch, InputError, Loader
+from loaders.augment import Augment
+from loaders.philox import Purpose, bits
+from twistnet import environment
+from twistnet.curves import draw_curves
+from twistnet.distributed import World
+from twistnet.evaluate import Score, evaluate
+from twistnet.loss import mixed_cross_entropy
+from twistnet.meter import Meter
+from twistnet.optimiser import make_optimiser
+from twistnet.precision import Precision
+from twistnet.progress import Progress
+from twistnet.recipe import Recipe
+from twistnet.run_folder import RunFolder, save_checkpoint
+from twistnet.schedule import lr_at
+from twistnet.weights import save
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A training run: where its data and its files are, and how this machine is used. None of it changes the weights.
+
+    Attributes:
+        data_dir: the data set's folder.
+        train_split: name of the split to train on.
+        val_split: name of the split that is scored after every epoch.
+        run_dir: where the run's files go.
+        weights_name: file name of the final weights.
+        workers: decoding threads of this rank; None takes the usable cores.
+        decoder: as `loaders.open_loader` takes it.
+        log_every: steps between log rows, at which a checkpoint may be taken.
+        checkpoint_minutes: least time between checkpoints inside an epoch; one is taken after every epoch as well.
+    """
+
+    data_dir: Path
+    train_split: str = "train"
+    val_split: str = "val"
+    run_dir: Path
+    weights_name: str
+    workers: int | None = None
+    decoder: str = "auto"
+    log_every: int = 50
+    checkpoint_minutes: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.log_every < 1:
+            raise InputError(f"log_every {self.log_every} is too small: take at least 1.")
+        if self.checkpoint_minutes < 0:
+            raise InputError(f"checkpoint_minutes {self.checkpoint_minutes} is negative: take 0 or more.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a run came to.
+
+    Attributes:
+        best_top1: the best validation accuracy, 0 to 1.
+        best_epoch: the epoch that it was reached after, counted from 1.
+        last: the score after the last epoch.
+        images_per_s: trained on in this start, over all ranks, validation left out.
+        weights: the final weights.
+    """
+
+    best_top1: float
+    best_epoch: int
+    last: Score
+    images_per_s: float
+    weights: Path
+
+
+def train(
+    job: Job,
+    recipe: Recipe,
+    world: World,
+    *,
+    checkpoint: dict[str, Any] | None = None,
+    prepare: Callable[[nn.Module], object] = lambda _: None,
+) -> Outcome:
+    """Trains a model from its first step, or on from a checkpoint.
+
+    Args:
+        job: where and with what.
+        recipe: how; with a checkpoint, the checkpoint's own.
+        world: this rank among the others; all of them call this.
+        checkpoint: a loaded latest.pt to go on from.
+        prepare: called with a new model, to load weights into it; not called when resuming.
+
+    Raises:
+        InputError: for data, checkpoint or settings that cannot be used together.
+    """
+    return _Run(job, recipe, world, checkpoint, prepare).run()
+
+
+def open_split(job: Job, recipe: Recipe, world: World, split: str, *, train: bool) -> Loader:
+    """The loader of one split under a recipe."""
+    augment = recipe.train_augment() if train else Augment()
+    return loaders.open_loader(
+        job.data_dir,
+        split,
+        recipe.batch_size * (recipe.accumulate if train else 1),
+        train=train,
+        size=recipe.size if train else recipe.eval_size,
+        decoder=job.decoder,
+        augment=dataclasses.replace(augment, dtype=Precision.choose(world.device, recipe.amp).dtype),
+        device=world.device,
+        seed=recipe.seed,
+        shuffle=recipe.shuffle,
+        rank=world.rank,
+        world_size=world.world_size,
+        num_threads=job.workers,
+        crops=recipe.crops(),
+    )
+
+
+def make_model(recipe: Recipe, num_classes: int, world: World) -> nn.Module:
+    """The recipe's model as its seed initialises it, channels_last on the device."""
+    torch.manual_seed(recipe.seed)
+    model: nn.Module = timm.create_model(recipe.model, num_classes=num_classes, drop_path_rate=recipe.drop_path)
+    model.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
+
+
+class _Run:
+    """The state of a run, from its opening to its end."""
+
+    def __init__(
+        self,
+        job: Job,
+        recipe: Recipe,
+        world: World,
+        checkpoint: dict[str, Any] | None,
+        prepare: Callable[[nn.Module], object],
+    ) -> None:
+        self.job, self.recipe, self.world = job, recipe, world
+        self.folder = RunFolder(job.run_dir)
+        if checkpoint is None:
+            self.folder.refuse_to_overwrite()
+        self.train_loader = open_split(job, recipe, world, job.train_split, train=True)
+        self.val_loader = open_split(job, recipe, world, job.val_split, train=False)
+        self.precision = Precision.choose(world.device, recipe.amp)
+        self.model = make_model(recipe, len(self.train_loader.classes), world)
+        if checkpoint is None:
+            prepare(self.model)
+        self.optimiser = make_optimiser(self.model, recipe)
+        self.scaler = self.precision.scaler()
+        self.steps_per_epoch = len(self.train_loader)
+        self.epoch = self.step_in_epoch = 0
+        self.best_top1, self.best_epoch = -1.0, 0
+        self.meter = Meter(world, self.train_loader)
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        self.parallel = world.wrap(self.model)
+        self.saved_at = time.monotonic()
+        world.wait_for_all()  # before rank 0 writes into a folder that another rank may still be looking into
+        if world.is_main:
+            self._open_folder()
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps taken since the run began."""
+        return self.epoch * self.steps_per_epoch + self.step_in_epoch
+
+    def run(self) -> Outcome:
+        """Trains to the end."""
+        score = None
+        images = self.train_loader.num_samples
+        done = self.epoch * images + min(self.step_in_epoch * self.recipe.total_batch(self.world.world_size), images)
+        progress = Progress(total=self.recipe.epochs * images, done=done, shown=self.world.is_main)
+        try:
+            while self.epoch < self.recipe.epochs:
+                score = self._run_epoch(progress)
+            # A run that was finished already is scored once more, and its weights are written again.
+            score = score or evaluate(self.model, self.val_loader, self.world, self.precision)
+        finally:
+            progress.close()
+            self.train_loader.close()
+            self.val_loader.close()
+        weights = self.folder.path / self.job.weights_name
+        if self.world.is_main:
+            save(self.model, weights)
+        return Outcome(
+            best_top1=self.best_top1,
+            best_epoch=self.best_epoch,
+            last=score,
+            images_per_s=self.meter.images_per_s,
+            weights=weights,
+        )
+
+    def _run_epoch(self, progress: Progress) -> Score:
+        progress.describe(f"epoch {self.epoch + 1}/{self.recipe.epochs}")
+        self.parallel.train()
+        self.meter.start()
+        for batch in self.train_loader.epoch(self.epoch, self.step_in_epoch):
+            self._train_step(batch)
+            self.step_in_epoch += 1
+            progress.advance(len(batch.ids) * self.world.world_size)
+            last = self.step_in_epoch == self.steps_per_epoch
+            if self.step_in_epoch % self.job.log_every == 0 and not last:
+                self._log_steps()
+                if self._checkpoint_is_due():
+                    self._save_latest()
+        self._log_steps()
+        score = evaluate(self.model, self.val_loader, self.world, self.precision)
+        self.epoch, self.step_in_epoch = self.epoch + 1, 0
+        self._log_epoch(score, progress)
+        return score
+
+    def _train_step(self, batch: Batch) -> None:
+        recipe = self.recipe
+        lr = self._lr(self.step)
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr
+        # Stochastic depth draws from torch's generator: seeded by the step, it has no state to save either.
+        words = bits(recipe.seed, self.step, np.array([self.world.rank]), Purpose.MODEL, 2)[0]
+        torch.manual_seed(int(words[0]) << 32 | int(words[1]))
+        parts = [Batch(*tensors) for tensors in zip(*(t.chunk(recipe.accumulate) for t in batch), strict=True)]
+        for index, part in enumerate(parts):
+            with self._gradients_stay_here(index < len(parts) - 1), self.precision.autocast():
+                logits = self.parallel(part.images)
+                loss = mixed_cross_entropy(logits, part, recipe.label_smoothing)
+                torch.autograd.backward(self.scaler.scale(loss / len(parts)))
+            self.meter.count(logits.detach(), loss.detach(), part)
+        if recipe.clip_grad is not None:
+            self.scaler.unscale_(self.optimiser)
+            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_grad)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.optimiser.zero_grad(set_to_none=True)
+
+    def _gradients_stay_here(self, more_to_come: bool) -> AbstractContextManager[None]:
+        """Ranks exchange gradients with the last backward pass of a step only."""
+        if more_to_come and isinstance(self.parallel, nn.parallel.DistributedDataParallel):
+            return cast(AbstractContextManager[None], self.parallel.no_sync())
+        return nullcontext()
+
+    def _lr(self, step: int) -> float:
+        return lr_at(
+            step,
+            steps_per_epoch=self.steps_per_epoch,
+            epochs=self.recipe.epochs,
+            warmup_epochs=self.recipe.warmup_epochs,
+            peak=self.recipe.peak_lr(self.world.world_size),
+            min_share=self.recipe.min_lr,
+        )
+
+    def _log_steps(self) -> None:
+        measured = self.meter.read()
+        if not math.isfinite(measured["loss"]):
+            raise InputError(
+                f"the loss became {measured['loss']} before step {self.step}: lower --lr or leave out --amp, "
+                f"and go on from {self.folder.latest} or start anew."
+            )
+        if self.world.is_main:
+            row = {"kind": "steps", "step": self.step, "epoch": self.epoch + 1, "lr": self._lr(self.step - 1)}
+            self.folder.append(row | measured)
+
+    def _log_epoch(self, score: Score, progress: Progress) -> None:
+        measured, stages = self.meter.read_epoch()
+        better = score.top1 > self.best_top1
+        if better:
+            self.best_top1, self.best_epoch = score.top1, self.epoch
+        if not self.world.is_main:
+            return
+        row = {"kind": "epoch", "step": self.step, "epoch": self.epoch, "lr": self._lr(self.step - 1)}
+        validation = {"val_loss": score.loss, "val_top1": score.top1, "val_top5": score.top5}
+        self.folder.append(row | measured | validation | {"val_samples": score.samples, "stages": stages})
+        progress.say(
+            f"Epoch {self.epoch}: val_acc {score.top1:.2%}, top-5 {score.top5:.2%}, loss {measured['loss']:.3f}, "
+            f"{measured['images_per_s']:.0f} img/s, {measured['wait_s'] / measured['seconds']:.0%} waiting for data"
+        )
+        if better:
+            save_checkpoint(self.folder.best, self._state())
+        self._save_latest()
+        draw_curves(self.folder)
+
+    def _checkpoint_is_due(self) -> bool:
+        waited = time.monotonic() - self.saved_at
+        return self.world.is_main and waited >= 60 * self.job.checkpoint_minutes
+
+    def _save_latest(self) -> None:
+        save_checkpoint(self.folder.latest, self._state())
+        self.saved_at = time.monotonic()
+
+    def _state(self) -> dict[str, Any]:
+        """All that the next step depends on; order and draws are functions of epoch and step."""
+        return {
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "epoch": self.epoch,
+            "step_in_epoch": self.step_in_epoch,
+            "best_top1": self.best_top1,
+            "best_epoch": self.best_epoch,
+            "epoch_sums": self.meter.epoch_sums,
+            "recipe": self.recipe.to_dict(),
+            "data": self._data(),
+        }
+
+    def _data(self) -> dict[str, Any]:
+        return {
+            "samples": self.train_loader.num_samples,
+            "classes": list(self.train_loader.classes),
+            "total_batch": self.recipe.total_batch(self.world.world_size),
+        }
+
+    def _restore(self, checkpoint: dict[str, Any]) -> None:
+        for name, here in self._data().items():
+            saved = checkpoint["data"][name]
+            if here != saved:
+                here, saved = (f"{len(v)} classes" if isinstance(v, list) else v for v in (here, saved))
+                raise InputError(
+                    f"the checkpoint's {name} ({saved}) are not this run's ({here}): resume on the same data and "
+                    f"total batch, or start a new run."
+                )
+        self.model.load_state_dict(checkpoint["model"])
+        self.optimiser.load_state_dict(checkpoint["optimiser"])
+        self.scaler.load_state_dict(checkpoint["scaler"])
+        self.epoch, self.step_in_epoch = checkpoint["epoch"], checkpoint["step_in_epoch"]
+        self.best_top1, self.best_epoch = checkpoint["best_top1"], checkpoint["best_epoch"]
+        self.meter.epoch_sums = checkpoint["epoch_sums"]
+
+    def _open_folder(self) -> None:
+        """Writes what is known before the first step."""
+        self.folder.rewind_log(self.step)
+        self.folder.write_json("recipe.json", self.recipe.to_dict())
+        machine = environment.describe(self.world.device)
+        decoder = {"decoder": self.train_loader.decoder, "dtype": str(self.precision.dtype)}
+        self.folder.write_json("env.json", machine | decoder | {"world_size": self.world.world_size})
+        start = {"kind": "start", "step": self.step, "epoch": self.epoch + 1, "world_size": self.world.world_size}
+        self.folder.append(start | {"time": datetime.datetime.now(datetime.timezone.utc).isoformat()})
