@@ -1,0 +1,1 @@
+"""Images per second of every stage, measured beside peers, with committed rows."""

@@ -1,0 +1,13 @@
+"""`python -m bench COMMAND`."""
+
+from __future__ import annotations
+
+import sys
+
+from twistnet.cli import run
+from twistnet.commands import Command
+
+COMMANDS = {"gpu": Command("bench.gpu:gpu", "Check and measure all that wants a CUDA card")}
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:], COMMANDS, "python -m bench"))

@@ -1,0 +1,55 @@
+"""Rows of results: append-only CSV under bench/results/, each with what it was measured on."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.timing import Rate
+from twistnet import environment
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def append_rates(name: str, rates: Mapping[str, Rate], options: Mapping[str, Any], device: torch.device) -> Path:
+    """Adds one row for each thing that was measured together; `ratio` is to the last of them, the reference.
+
+    Args:
+        name: of the CSV file, without its ending.
+        rates: as `bench.timing.measure` returns them.
+        options: what else was chosen: batch, size, precision, ...
+        device: what was measured on.
+    """
+    about = environment.describe(device)
+    reference = list(rates.values())[-1].median
+    path = RESULTS / f"{name}.csv"
+    rows = [
+        {
+            "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+            "commit": about["commit"],
+            "device": about["card"] or "cpu",
+            "cores": about["cores"],
+            "what": what,
+            "images_per_s": round(rate.median, 1),
+            "low": round(rate.low, 1),
+            "high": round(rate.high, 1),
+            "n": rate.n,
+            "ratio": round(rate.median / reference, 3),
+            "options": " ".join(f"{key}={value}" for key, value in options.items()),
+            "versions": " ".join(f"{key}={value}" for key, value in about["packages"].items()),
+        }
+        for what, rate in rates.items()
+    ]
+    path.parent.mkdir(exist_ok=True)
+    is_new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        if is_new:
+            writer.writeheader()
+        writer.writerows(rows)
+    return path

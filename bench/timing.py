@@ -1,0 +1,63 @@
+"""Honest timing: warmed up, interleaved, repeated, and waited for."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """Images a second over several rounds.
+
+    Attributes:
+        n: rounds.
+        median: of the rounds.
+        low: the slowest round.
+        high: the fastest round.
+    """
+
+    n: int
+    median: float
+    low: float
+    high: float
+
+
+def measure(
+    runs: Mapping[str, Callable[[], int]], *, rounds: int, seconds: float, device: torch.device
+) -> dict[str, Rate]:
+    """Times several things against each other.
+
+    Each is called once to warm up. Then every round calls each in turn for about `seconds`, so that a drift of the
+    machine's speed meets all of them alike. On a card the time ends when its work has ended.
+
+    Args:
+        runs: by name; each call works on some images and returns how many.
+        rounds: n.
+        seconds: of one thing in one round.
+        device: what the work runs on.
+    """
+    for run in runs.values():
+        run()
+    rates: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            _wait(device)
+            images, start = 0, time.perf_counter()
+            while time.perf_counter() - start < seconds:
+                images += run()
+                _wait(device)
+            rates[name].append(images / (time.perf_counter() - start))
+    return {
+        name: Rate(n=rounds, median=statistics.median(found), low=min(found), high=max(found))
+        for name, found in rates.items()
+    }
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

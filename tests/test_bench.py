@@ -1,0 +1,90 @@
+"""The bench: its checks find faults, its rows are whole, and without a card it says so."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import gpu as bench_gpu
+from bench import rows
+from bench.timing import Rate, measure
+from loaders import InputError
+from loaders.augment import Augment
+from twistnet.recipe import named
+
+CPU = torch.device("cpu")
+SMALL = named("demo").with_changes(batch_size=32, size=32)
+
+
+def test_rounds_are_interleaved_after_a_warm_up() -> None:
+    calls: list[str] = []
+
+    def run(name: str) -> int:
+        calls.append(name)
+        time.sleep(0.01)
+        return 3
+
+    rates = measure({"a": lambda: run("a"), "b": lambda: run("b")}, rounds=3, seconds=0.005, device=CPU)
+    assert calls == ["a", "b"] * 4
+    assert rates["a"].n == 3
+    assert 0 < rates["a"].low <= rates["a"].median <= rates["a"].high < 300
+
+
+def test_rows_are_appended_with_what_they_were_measured_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    rates = {"ours": Rate(n=5, median=30, low=28, high=31), "peer": Rate(n=5, median=20, low=19, high=22)}
+    for _ in range(2):
+        path = rows.append_rates("x", rates, {"batch": 4}, CPU)
+    with path.open() as file:
+        found = list(csv.DictReader(file))
+    assert [row["what"] for row in found] == ["ours", "peer"] * 2
+    assert found[0]["ratio"] == "1.5"
+    assert f"torch={torch.__version__.partition('+')[0]}" in found[0]["versions"]
+
+
+def test_checks_pass_where_nothing_is_wrong(tree: Path) -> None:
+    bench_gpu.check_model(CPU)
+    bench_gpu.check_augment(CPU, SMALL)
+    bench_gpu.check_loader(CPU, tree, SMALL)
+    bench_gpu.check_step(CPU, SMALL)
+
+
+def test_checks_find_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Augment.__call__
+    calls = iter((0.0, 0.1))
+    monkeypatch.setattr(Augment, "__call__", lambda *args: right(*args) + next(calls))
+    with pytest.raises(InputError, match=r"augmentation differ from the CPU's by 0\.1"):
+        bench_gpu.check_augment(CPU, SMALL)
+    monkeypatch.setattr(bench_gpu, "training_step", lambda *_, **__: (lambda: 1, [torch.ones(())]))
+    with pytest.raises(InputError, match="20 steps"):
+        bench_gpu.check_step(CPU, SMALL)
+
+
+def test_rates_of_every_stage_can_be_measured(tree: Path) -> None:
+    for rates in (
+        bench_gpu.step_rates(CPU, SMALL, 1, 0.01),
+        bench_gpu.augment_rates(CPU, SMALL, 1, 0.01),
+        bench_gpu.loader_rates(CPU, tree, SMALL, 1, 0.01),
+    ):
+        assert len(rates) == 2
+        assert all(rate.median > 0 for rate in rates.values())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a card")
+def test_without_a_card_it_says_so() -> None:
+    found = subprocess.run([sys.executable, "-m", "bench", "gpu"], capture_output=True, text=True)
+    assert found.returncode == 1
+    assert found.stderr == "error: this machine has no CUDA card: run python -m bench gpu where there is one.\n"
+
+
+@pytest.mark.gpu
+def test_everything_on_the_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    bench_gpu.gpu(batch_size=32, size=64, rounds=1, seconds=0.1)
+    assert (tmp_path / "gpu.csv").exists()
