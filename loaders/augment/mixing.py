@@ -1,0 +1,128 @@
+"""Mixup and cutmix on a batch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from loaders import draws as sample_draws
+from loaders.draws import CUTMIX, MIXUP, Ints, MixDraws
+from loaders.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mix:
+    """Mixup (Zhang et al. 2018) and cutmix (Yun et al. 2019), chosen for every sample by itself.
+
+    A sample's partner stands in its own group of `group` consecutive positions of the global batch, so that the pairs
+    do not depend on how the batch is split over ranks.
+
+    Attributes:
+        mixup_alpha: of mixup's symmetric Beta distribution, at least 0; 0 turns mixup off.
+        cutmix_alpha: likewise of cutmix.
+        probability: share of the samples that are mixed.
+        switch_probability: share of cutmix among them, where both alphas are positive.
+        group: positions a group, at least 2; the batch of a rank must be a multiple of it.
+
+    Raises:
+        InputError: if a value is out of its range.
+    """
+
+    mixup_alpha: float = 0.2
+    cutmix_alpha: float = 1.0
+    probability: float = 1.0
+    switch_probability: float = 0.5
+    group: int = 8
+
+    def __post_init__(self) -> None:
+        for name, alpha in (("mixup_alpha", self.mixup_alpha), ("cutmix_alpha", self.cutmix_alpha)):
+            if not (alpha >= 0 and math.isfinite(alpha)):
+                raise InputError(f"{name} is {alpha}: give a finite number of at least 0; 0 turns it off.")
+        if self.mixup_alpha == self.cutmix_alpha == 0:
+            raise InputError("mixup_alpha and cutmix_alpha are both 0: make one positive, or leave mixing out.")
+        for name, share in (("probability", self.probability), ("switch_probability", self.switch_probability)):
+            if not 0 <= share <= 1:
+                raise InputError(f"Mixing's {name} is {share}: give a number from 0 to 1.")
+        if self.group < 2:
+            raise InputError(f"Mixing's group is {self.group}: give at least 2, since nobody is mixed with itself.")
+
+    def check_batch_size(self, batch_size: int) -> None:
+        """Raises InputError unless a rank's batch falls into whole groups."""
+        if batch_size % self.group:
+            raise InputError(
+                f"The batch size of a rank is {batch_size}, but mixing needs a multiple of {self.group}: "
+                "change the batch size or the mixing group."
+            )
+
+    def draw(self, seed: int, epoch: int, ids: Ints, size: int) -> MixDraws:
+        """What is mixed with what: a pure function of the seed, the epoch and the ids of each group.
+
+        Args:
+            seed: of the run.
+            epoch: from 0.
+            ids: (B,) sample ids, B a multiple of `group`, beginning at a group's edge of the global batch.
+            size: side of the images in pixels.
+
+        Raises:
+            InputError: if B is not a multiple of `group`.
+        """
+        self.check_batch_size(len(ids))
+        return sample_draws.mixing(
+            seed,
+            epoch,
+            ids,
+            size,
+            mixup_alpha=self.mixup_alpha,
+            cutmix_alpha=self.cutmix_alpha,
+            probability=self.probability,
+            switch_probability=self.switch_probability,
+            group=self.group,
+        )
+
+    def __call__(self, images: Tensor, draws: MixDraws) -> Tensor:
+        """The mixed images: new ones, of the shape, type, memory format and device of `images`.
+
+        Mixup is weight * image + (1 - weight) * partner, in float32 whatever the images' type. Cutmix puts the
+        partner's pixels of the box into the image.
+
+        Args:
+            images: (B, 3, H, W) floating point, best channels_last.
+            draws: of these B samples, at this size.
+
+        Raises:
+            InputError: if the images or the number of draws are not as above.
+        """
+        if not images.is_floating_point() or images.ndim != 4 or images.shape[1] != 3:
+            raise InputError(
+                f"Mixing was given {images.dtype} images of shape {tuple(images.shape)}: "
+                "give normalised floating-point images of shape (B, 3, H, W)."
+            )
+        if len(draws.kind) != len(images):
+            raise InputError(
+                f"Mixing was given {len(images)} images and draws for {len(draws.kind)}: "
+                "draw with the ids of these images."
+            )
+        result = torch.empty_like(images)
+        # A sample at a time, because the host knows the draws: gathering the partners of the whole batch first would
+        # write and read as much memory again, and cutmix needs no more of a partner than the box.
+        for own, mixed, kind, partner, weight, box in zip(
+            images,
+            result,
+            draws.kind.tolist(),
+            draws.partner.tolist(),
+            draws.weight.tolist(),
+            draws.boxes.tolist(),
+            strict=True,
+        ):
+            if kind == MIXUP:
+                # Not torch.lerp, whose last bit depends on how the threads divide a tensor.
+                mixed.copy_((own.float() * weight).add_(images[partner].float() * (1.0 - weight)))
+                continue
+            mixed.copy_(own)
+            if kind == CUTMIX:
+                top, left, bottom, right = box
+                mixed[:, top:bottom, left:right] = images[partner, :, top:bottom, left:right]
+        return result

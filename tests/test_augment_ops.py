@@ -1,0 +1,138 @@
+"""Every RandAugment operation against torchvision's own, pixel by pixel, at every magnitude and either sign."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from loaders.augment.ops import SPACE, magnitude_table
+
+NUM_BINS = 31
+SIZES = [(224, 224), (96, 96), (61, 83)]
+# torchvision's rounding of these depends on a value's place in the tensor: one level is what can be asked.
+BLENDS = {"Color", "Contrast", "Sharpness"}
+INDEX = {operation.name: index for index, operation in enumerate(SPACE)}
+
+# What `v2.RandAugment` calls for each operation, with (..., 3, H, W) images.
+REFERENCE: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "Identity": lambda image, _: image,
+    "ShearX": lambda image, m: F.affine(image, 0.0, [0, 0], 1.0, [math.degrees(math.atan(m)), 0.0], center=[0, 0]),
+    "ShearY": lambda image, m: F.affine(image, 0.0, [0, 0], 1.0, [0.0, math.degrees(math.atan(m))], center=[0, 0]),
+    "TranslateX": lambda image, m: F.affine(image, 0.0, [int(m), 0], 1.0, [0.0, 0.0]),
+    "TranslateY": lambda image, m: F.affine(image, 0.0, [0, int(m)], 1.0, [0.0, 0.0]),
+    "Rotate": F.rotate,
+    "Brightness": lambda image, m: F.adjust_brightness(image, 1.0 + m),
+    "Color": lambda image, m: F.adjust_saturation(image, 1.0 + m),
+    "Contrast": lambda image, m: F.adjust_contrast(image, 1.0 + m),
+    "Sharpness": lambda image, m: F.adjust_sharpness(image, 1.0 + m),
+    "Posterize": lambda image, m: F.posterize(image, int(m)),
+    "Solarize": lambda image, m: F.solarize(image, 255.0 * m),
+    "AutoContrast": lambda image, _: F.autocontrast(image),
+    "Equalize": lambda image, _: F.equalize(image),
+}
+
+
+def photographs(height: int, width: int) -> Tensor:
+    """Crops of three photographs: (3, H, W, 3) uint8."""
+    crops = [
+        image[20 : 20 + height, 60 : 60 + width]
+        for image in (skimage.data.astronaut(), skimage.data.coffee(), skimage.data.chelsea())
+    ]
+    return torch.from_numpy(np.stack(crops))
+
+
+def settings(name: str, height: int, width: int) -> Iterator[float]:
+    """Every magnitude of an operation, either way where its sign is drawn, from torchvision's own table."""
+    table, signed = v2.RandAugment._AUGMENTATION_SPACE[name]
+    magnitudes = table(NUM_BINS, height, width)
+    for magnitude in [0.0] if magnitudes is None else magnitudes.tolist():
+        yield magnitude
+        if signed:
+            yield -magnitude
+
+
+def compare(name: str, images: Tensor, magnitude: float) -> None:
+    before = images.clone()
+    ours = SPACE[INDEX[name]].apply(images, magnitude)
+    theirs = REFERENCE[name](images.permute(0, 3, 1, 2).contiguous(), magnitude).permute(0, 2, 3, 1)
+    assert ours.dtype == torch.uint8
+    assert ours.shape == images.shape
+    difference = (ours.int() - theirs.int()).abs()
+    assert difference.max() <= (1 if name in BLENDS else 0), f"{name} at {magnitude}"
+    assert difference.count_nonzero() <= max(3, ours.numel() * 1e-4), f"{name} at {magnitude}"
+    assert torch.equal(images, before), "the images given were changed"
+
+
+def test_space_is_torchvisions_in_its_order() -> None:
+    theirs = v2.RandAugment._AUGMENTATION_SPACE
+    assert [operation.name for operation in SPACE] == list(theirs)
+    assert [operation.signed for operation in SPACE] == [signed for _, signed in theirs.values()]
+
+
+@pytest.mark.parametrize("name", INDEX)
+@pytest.mark.parametrize("num_bins", [2, 10, 31])
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_magnitudes_are_torchvisions(name: str, num_bins: int, height: int, width: int) -> None:
+    theirs = v2.RandAugment._AUGMENTATION_SPACE[name][0](num_bins, height, width)
+    expected = [0.0] * num_bins if theirs is None else [float(magnitude) for magnitude in theirs]
+    assert list(magnitude_table(INDEX[name], num_bins, height, width)) == expected
+
+
+@pytest.mark.parametrize("name", INDEX)
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_every_bin_and_sign_gives_torchvisions_pixels(name: str, height: int, width: int) -> None:
+    images = photographs(height, width)
+    for magnitude in settings(name, height, width):
+        compare(name, images, magnitude)
+
+
+@pytest.mark.parametrize("name", ["ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"])
+@pytest.mark.parametrize(("height", "width"), [*SIZES, (128, 77)])
+def test_geometry_picks_torchvisions_pixel_everywhere(name: str, height: int, width: int) -> None:
+    # Photographs have equal neighbours that would hide a wrong pixel: here every pixel but the fill is unique.
+    place = torch.arange(1, height * width + 1).view(height, width)
+    image = torch.stack((place & 255, place >> 8 & 255, place >> 16), dim=-1).to(torch.uint8)
+    for magnitude in settings(name, height, width):
+        compare(name, image[None], magnitude)
+
+
+@pytest.mark.parametrize("name", INDEX)
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 2), (3, 3), (2, 40), (40, 2), (17, 16)])
+def test_tiny_images(name: str, height: int, width: int) -> None:
+    images = torch.randint(0, 256, (5, height, width, 3), dtype=torch.uint8, generator=torch.manual_seed(0))
+    for magnitude in settings(name, height, width):
+        compare(name, images, magnitude)
+
+
+@pytest.mark.parametrize("name", ["Contrast", "Sharpness", "Solarize", "AutoContrast", "Equalize"])
+def test_images_of_few_levels(name: str) -> None:
+    generator = torch.manual_seed(0)
+    constant = torch.arange(0, 256, 5, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 32, 32, 3)
+    two_levels = torch.randint(0, 2, (8, 32, 32, 3), dtype=torch.uint8, generator=generator)
+    narrow = torch.randint(100, 104, (8, 32, 32, 3), dtype=torch.uint8, generator=generator)
+    one_bright = torch.ones(1, 32, 32, 3, dtype=torch.uint8)
+    one_bright[0, 5, 6] = 255
+    # Equalize has nothing to spread where fewer than 255 pixels lie below the brightest level: both sides of that.
+    steps = torch.zeros(4, 32, 32, 3, dtype=torch.uint8)
+    for image, dark in zip(steps, (254, 255, 256, 1023), strict=True):
+        image.view(-1, 3)[dark:] = 200
+    images = torch.cat((constant, two_levels, two_levels * 255, narrow, one_bright, steps))
+    for magnitude in settings(name, 32, 32):
+        compare(name, images, magnitude)
+
+
+@pytest.mark.parametrize("name", INDEX)
+def test_a_group_is_changed_as_each_image_alone(name: str) -> None:
+    images = photographs(61, 83)
+    magnitude = magnitude_table(INDEX[name], NUM_BINS, 61, 83)[9]
+    together = SPACE[INDEX[name]].apply(images, magnitude)
+    alone = torch.cat([SPACE[INDEX[name]].apply(image[None], magnitude) for image in images])
+    assert torch.equal(together, alone)
