@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from loaders.augment import Augment
+from loaders.cores import usable_cores
 from loaders.crops import CropPolicy
 from loaders.errors import InputError
 from loaders.loader import BatchLoader, Plan
@@ -108,5 +109,5 @@ def _open_decoder(name: str, interpolation: str) -> Decoder:
 
 
 def _default_threads() -> int:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, usable // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    # torchrun says how many ranks share this machine.
+    return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

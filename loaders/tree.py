@@ -84,7 +84,7 @@ def _dtd_root(path: Path) -> Path | None:
 def _open_dtd(root: Path, split: str) -> TreeStore:
     listing = root / "labels" / f"{split}.txt"
     if not listing.is_file():
-        raise InputError(f"split {split!r} has no list {listing}: DTD's are train1 to train10, val1 ... and test1 ...")
+        raise InputError(f"split {split!r} has no list {listing}: DTD has train1, val1 and test1, up to 10.")
     names = [line.strip() for line in listing.read_text().splitlines() if line.strip()]
     classes = _class_folders(root / "images")
     index = {name: label for label, name in enumerate(classes)}

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import twistnet.commands.doctor as command
+from loaders.cores import cgroup_limits
 from twistnet.cli import run
 from twistnet.doctor import GIB, concerns, is_usable
 from twistnet.machine import (
@@ -25,7 +26,6 @@ from twistnet.machine import (
     Facts,
     Known,
     Package,
-    cgroup_limits,
     check_core,
     check_optional,
     collect,

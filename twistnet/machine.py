@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
-import math
 import os
 import platform
 import re
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.version import VERSION
+from loaders.cores import cgroup_limits, usable_cores
 
 _IMPORT_LIMIT_S = 120
 
@@ -142,8 +142,7 @@ def collect() -> Facts:
     """Looks at this process's installation and machine. Takes some seconds: optional packages are really imported."""
     packages = (*(check_core(known) for known in CORE), *check_optional(OPTIONAL))
     cuda_build, architectures, cards = _cuda()
-    cgroup_cores, cgroup_memory = cgroup_limits()
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    _, cgroup_memory = cgroup_limits()
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "c++", "g++", "clang++"))), None)
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return Facts(
@@ -157,7 +156,7 @@ def collect() -> Facts:
         cards=cards,
         cpu_bf16=_first_match(Path("/proc/cpuinfo"), r"\b((?:avx512_|amx_)?bf16)\b") is not None,
         cores=os.cpu_count() or 1,
-        usable_cores=affinity if cgroup_cores is None else max(1, min(affinity, math.ceil(cgroup_cores))),
+        usable_cores=usable_cores(),
         memory_bytes=memory if cgroup_memory is None else min(memory, cgroup_memory),
         shared_memory_bytes=shutil.disk_usage("/dev/shm").total if os.path.isdir("/dev/shm") else None,
         disk_path=os.getcwd(),
@@ -166,41 +165,6 @@ def collect() -> Facts:
         compiler=compiler,
         libjpeg_turbo=_libjpeg_turbo(compiler) if compiler else None,
     )
-
-
-def cgroup_limits(
-    root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
-) -> tuple[float | None, int | None]:
-    """What cgroups (version 1 or 2) allow this process, as a container or a batch system sets it.
-
-    Args:
-        root: where cgroups are mounted.
-        membership: the groups of the process, a line `id:controllers:path` each.
-
-    Returns:
-        Cores and bytes of memory; None for what is not limited.
-    """
-    cores: list[float] = []
-    memory: list[int] = []
-    for line in _text(membership).splitlines():
-        _, controllers, path = line.split(":", 2)
-        base = root / controllers if controllers else root
-        # Each ancestor limits too. A container may see its own group at the root, under a path that is not there.
-        inner = base / path.strip("/")
-        for folder in (inner, *inner.parents):
-            if folder != base and base not in folder.parents:
-                break
-            quota, _, period = _text(folder / "cpu.max").strip().partition(" ")
-            if not quota:
-                quota, period = (_text(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period"))
-            if quota.isdigit() and period.isdigit():
-                cores.append(int(quota) / int(period))
-            for name in ("memory.max", "memory.limit_in_bytes"):
-                limit = _text(folder / name).strip()
-                # Version 1 writes "no limit" as a number near 2**63.
-                if limit.isdigit() and int(limit) < 2**60:
-                    memory.append(int(limit))
-    return min(cores, default=None), min(memory, default=None)
 
 
 def check_core(known: Known) -> Package:

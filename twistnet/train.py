@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import difflib
 import math
 import time
 from collections.abc import Callable
@@ -139,7 +140,14 @@ def open_split(job: Job, recipe: Recipe, world: World, split: str, *, train: boo
 
 
 def make_model(recipe: Recipe, num_classes: int, world: World) -> nn.Module:
-    """The recipe's model as its seed initialises it, channels_last on the device."""
+    """The recipe's model as its seed initialises it, channels_last on the device.
+
+    Raises:
+        InputError: where timm knows no such model.
+    """
+    if not timm.is_model(recipe.model):
+        near = difflib.get_close_matches(recipe.model, timm.list_models(), n=1)
+        raise InputError(f"model {recipe.model!r} is unknown to timm" + (f": did you mean {near[0]}?" if near else "."))
     torch.manual_seed(recipe.seed)
     model: nn.Module = timm.create_model(recipe.model, num_classes=num_classes, drop_path_rate=recipe.drop_path)
     model.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
