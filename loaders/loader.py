@@ -61,12 +61,8 @@ class Plan:
     world_size: int
 
     def __post_init__(self) -> None:
-        group = self.augment.group if self.augment else 1
-        if self.batch_size % group:
-            raise InputError(
-                f"batch size {self.batch_size} is no multiple of {group}, the group that mixing pairs are drawn in: "
-                f"take {max(self.batch_size // group, 1) * group}."
-            )
+        if self.augment:
+            self.augment.check_batch_size(self.batch_size)
 
     @property
     def batch_size(self) -> int:

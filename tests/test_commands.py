@@ -80,7 +80,7 @@ def test_epoch_lines_and_log_agree(run: Path, tree: Path, capsys: pytest.Capture
         (["--resume=checkpoints/latest.pt", "--recipe=guide"], "--recipe guide differs from the demo"),
         (["--resume=checkpoints/latest.pt", "--batch_size=12"], "no total batch of 16"),
         (["--resume=checkpoints/latest.pt", "--checkpoint_dir=other"], "--checkpoint_dir other is not the folder"),
-        (["--checkpoint_dir=new", "--batch_size=10"], "batch size 10 is no multiple of 4"),
+        (["--checkpoint_dir=new", "--batch_size=10"], "mixing needs a multiple of 4: take 8"),
         (["--checkpoint_dir=new", "--model=twistnet19"], "twistnet19"),
         (["--checkpoint_dir=new", "--epochs=1"], "warmup_epochs 1 leaves nothing of 1 epochs"),
         (["--checkpoint_dir=new", "--data_dir=nowhere"], "nowhere does not exist"),

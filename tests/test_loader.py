@@ -192,7 +192,7 @@ def test_every_stage_is_timed(tree: Path) -> None:
         ({"num_threads": 0}, "num_threads 0"),
         ({"look_ahead": 0}, "look_ahead 0"),
         ({"shuffle": "quasi"}, "'quasi'"),
-        ({"batch_size": 6, "augment": GUIDE}, "no multiple of 4"),
+        ({"batch_size": 6, "augment": GUIDE}, "multiple of 4: take 4"),
     ],
 )
 def test_impossible_settings_are_refused_before_any_thread_starts(

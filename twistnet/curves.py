@@ -27,7 +27,7 @@ def draw_curves(folder: RunFolder) -> None:
     loss, accuracy, lr, speed = figure.subplots(2, 2).ravel()
     loss.plot(at, [row["loss"] for row in steps], linewidth=0.8, label="training")
     loss.plot(ends, [row["val_loss"] for row in epochs], marker=".", label="validation")
-    loss.set(title="Loss (training: mixed and smoothed targets)")
+    loss.set(title="Loss (training: mixed and smoothed targets)", yscale="log")
     accuracy.plot(ends, [100 * row["top1"] for row in epochs], linewidth=0.8, label="training top-1")
     accuracy.plot(ends, [100 * row["val_top1"] for row in epochs], marker=".", label="validation top-1")
     accuracy.plot(ends, [100 * row["val_top5"] for row in epochs], marker=".", label="validation top-5")

@@ -54,7 +54,7 @@ class Mix:
         if batch_size % self.group:
             raise InputError(
                 f"The batch size of a rank is {batch_size}, but mixing needs a multiple of {self.group}: "
-                "change the batch size or the mixing group."
+                f"take {max(batch_size // self.group, 1) * self.group}, or change the mixing group."
             )
 
     def draw(self, seed: int, epoch: int, ids: Ints, size: int) -> MixDraws:

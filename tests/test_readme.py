@@ -1,0 +1,73 @@
+"""The README says what the command line does: every command, every flag, and no other."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+import loaders
+import loaders.augment
+import twistnet
+from bench.__main__ import COMMANDS as BENCH_COMMANDS
+from twistnet.arguments import parameters_of, parse
+from twistnet.commands import COMMANDS
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def function_of(name: str) -> object:
+    module, _, attribute = COMMANDS[name].target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def test_every_command_has_a_row_and_every_row_a_command() -> None:
+    assert set(re.findall(r"^\| `twistnet (\w+)`", README, re.MULTILINE)) == set(COMMANDS)
+    assert set(re.findall(r"^\| `python -m bench (\w+)`", README, re.MULTILINE)) == set(BENCH_COMMANDS)
+
+
+@pytest.mark.parametrize("name", ["pretrain", "finetune"])
+def test_the_flag_table_is_the_commands(name: str) -> None:
+    table = re.findall(r"^\| (`--.*?) \| (\w+) \|", README, re.MULTILINE)
+    documented = {
+        flag for flags, command in table if command in ("both", name) for flag in re.findall(r"--(\w+)", flags)
+    }
+    assert {flag.removeprefix("no_") for flag in documented} == set(parameters_of(function_of(name)))
+
+
+def command_lines() -> list[str]:
+    lines = README.replace("\\\n", " ").splitlines()
+    return [line.split("-m ")[-1] for line in lines if re.match(r"(torchrun.* -m )?twistnet \w+\s+--", line)]
+
+
+@pytest.mark.parametrize("line", command_lines())
+def test_the_commands_shown_are_accepted(line: str) -> None:
+    _, name, *arguments = line.split()
+    assert parse(function_of(name), arguments)
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(command_lines()) >= 4
+
+
+def test_the_python_example_names_what_exists() -> None:
+    example = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    assert example
+    for name in re.findall(r"batch\.(\w+)", example[1]):
+        assert name in loaders.Batch._fields
+    imported = re.search(r"from loaders.augment import (.*)", example[1])
+    assert imported
+    assert all(hasattr(loaders.augment, name.strip()) for name in imported[1].split(","))
+    assert callable(twistnet.weights.load)
+
+
+def test_make_targets_exist() -> None:
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"^make (\w+)", README, re.MULTILINE)) <= targets
+
+
+def test_the_changelog_has_this_version() -> None:
+    assert f"## {twistnet.__version__}\n" in (ROOT / "CHANGELOG.md").read_text()
