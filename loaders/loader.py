@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,8 @@ from loaders.transfer import Handover, HostBuffers
 from loaders.types import Batch, Decoder, Store
 
 SAMPLES_PER_TASK = 8
+_CLOSED = "this loader was closed: open a new one."
+_Prefetched: TypeAlias = Prefetch[tuple[Batch, Handover | None]]
 
 
 class _Decoding(NamedTuple):
@@ -70,6 +72,32 @@ class Plan:
         return self.order.global_batch // self.world_size
 
 
+class _Epoch(Iterator[Batch]):
+    """The batches of an epoch, as they become ready."""
+
+    def __init__(self, prefetch: _Prefetched, clock: StageClock) -> None:
+        self._prefetch, self._clock = prefetch, clock
+
+    def __next__(self) -> Batch:
+        try:
+            with self._clock.stage("wait"):
+                batch, handover = self._prefetch.get()
+        except BaseException:  # the end, an error of the source, or an interrupt
+            self.close()
+            raise
+        if handover:
+            handover.accept()
+        return batch
+
+    def close(self) -> None:
+        """Ends the work ahead and waits until it has ended."""
+        self._prefetch.close()
+
+    def __del__(self) -> None:
+        # Without waiting: the collector may call this on the very thread that would be waited for.
+        self._prefetch.abandon()
+
+
 class BatchLoader:
     """Batches of one split for one rank.
 
@@ -86,7 +114,8 @@ class BatchLoader:
         self._buffers = HostBuffers(plan.batch_size, plan.size, plan.device)
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="twistnet-decode")
         self._stream = _stream(plan.device)
-        self._running: set[Prefetch[tuple[Batch, Handover | None]]] = set()
+        self._running: list[_Prefetched] = []
+        self._closed = False
 
     def __len__(self) -> int:
         return len(self.plan.order)
@@ -102,33 +131,29 @@ class BatchLoader:
         return self.plan.order.num_samples
 
     @property
+    def fingerprint(self) -> str:
+        """The store's: of its samples, labels and order."""
+        return self.plan.store.fingerprint
+
+    @property
     def decoder(self) -> str:
         """Name of the decoder that makes the pixels."""
         return self.plan.decoder.name
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from batch `start` on; leaving the loop early ends the work ahead of it.
+        """The batches of an epoch from batch `start` on; dropping the iterator ends the work ahead of it.
 
         Raises:
+            InputError: where `start` is outside the epoch, or the loader was closed.
             SampleError: at the `next()` of a batch with a sample that cannot be read or decoded.
         """
         if not 0 <= start <= len(self):
             raise InputError(f"batch {start} is outside the epoch: it has {len(self)} batches, from 0.")
+        if self._closed:
+            raise InputError(_CLOSED)
         prefetch = Prefetch(lambda stopped: self._batches(epoch, start, stopped), depth=1)
-        self._running.add(prefetch)
-        try:
-            while True:
-                try:
-                    with self._clock.stage("wait"):
-                        batch, handover = prefetch.get()
-                except StopIteration:
-                    return
-                if handover:
-                    handover.accept()
-                yield batch
-        finally:
-            self._running.discard(prefetch)
-            prefetch.close()
+        self._running = [prefetch, *(each for each in self._running if each.running)]
+        return _Epoch(prefetch, self._clock)
 
     def seconds(self) -> Mapping[str, float]:
         """Seconds since the loader was opened: "read" and "decode" summed over threads, "upload" and "augment", and
@@ -137,8 +162,9 @@ class BatchLoader:
 
     def close(self) -> None:
         """Ends every thread. The loader cannot be used afterwards."""
-        for prefetch in list(self._running):
-            prefetch.close()
+        self._closed = True
+        for prefetch in self._running:
+            prefetch.close(InputError(_CLOSED))
         self._pool.shutdown(cancel_futures=True)
 
     def _batches(self, epoch: int, start: int, stopped: Callable[[], bool]) -> Iterator[tuple[Batch, Handover | None]]:

@@ -110,4 +110,7 @@ def _open_decoder(name: str, interpolation: str) -> Decoder:
 
 def _default_threads() -> int:
     # torchrun says how many ranks share this machine.
-    return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    if not (ranks.isascii() and ranks.isdigit() and int(ranks)):
+        raise InputError(f"LOCAL_WORLD_SIZE is {ranks!r}, which is no count of processes: unset it or use torchrun.")
+    return max(1, usable_cores() // int(ranks))

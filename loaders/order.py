@@ -79,6 +79,8 @@ class Order:
         Returns:
             (G,) int64 ids, and (G,) bool that is False on the filling of the last batch.
         """
+        if not 0 <= epoch < 2**32:
+            raise InputError(f"epoch {epoch} is out of range: take 0 to 2**32 - 1.")
         if not 0 <= step < len(self):
             raise InputError(f"step {step} is outside the epoch: it has {len(self)} steps, from 0.")
         positions = np.arange(step * self.global_batch, (step + 1) * self.global_batch)

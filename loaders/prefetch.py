@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -29,23 +30,42 @@ class Prefetch(Generic[T]):
     def __init__(self, source: Callable[[Callable[[], bool]], Iterator[T]], depth: int) -> None:
         self._queue: queue.Queue[T | _End] = queue.Queue(maxsize=depth)
         self._stop = threading.Event()
+        self._end: _End | None = None
         # The thread must not hold this object, or an iterator that is dropped early would never be collected.
         self._thread = threading.Thread(
             target=_run, args=(source, self._queue, self._stop), name="twistnet-prefetch", daemon=True
         )
         self._thread.start()
 
-    def get(self) -> T:
-        """The next item. Raises StopIteration at the end, and whatever the source raised."""
-        item = self._queue.get()
-        if isinstance(item, _End):
-            self._queue.put(item)  # so that asking again ends again
-            raise item.error if item.error is not None else StopIteration
-        return item
+    @property
+    def running(self) -> bool:
+        """Whether the thread is still there."""
+        return self._thread.is_alive()
 
-    def close(self) -> None:
-        """Stops the thread and waits for it."""
+    def get(self) -> T:
+        """The next item. Raises StopIteration at the end, and whatever the source raised; then the same again."""
+        if self._end is None:
+            item = self._queue.get()
+            if not isinstance(item, _End):
+                return item
+            self._end = item
+        raise self._end.error if self._end.error is not None else StopIteration
+
+    def abandon(self) -> None:
+        """Asks the thread to end, where nobody will call `get` again. Takes no lock that a finaliser could meet."""
         self._stop.set()
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Ends the thread and waits for that; who waits in `get` is told `error`, or that this is all."""
+        self._stop.set()
+        told = False
+        while not told:
+            try:
+                self._queue.put_nowait(_End(error))
+                told = True
+            except queue.Full:
+                with contextlib.suppress(queue.Empty):  # an item that nobody will ask for
+                    self._queue.get_nowait()
         self._thread.join()
 
 

@@ -9,6 +9,8 @@ Two layouts, told apart by what is there:
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +41,13 @@ class TreeStore:
 
     def __len__(self) -> int:
         return len(self._names)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Of names below the root, labels and classes; the files' content is not read."""
+        digest = hashlib.sha256("\n".join((*self.classes, "", *self._names)).encode(errors="surrogateescape"))
+        digest.update(self.labels.tobytes())
+        return digest.hexdigest()
 
     def key(self, sample: int) -> str:
         return os.path.join(self._root, self._names[sample])
@@ -85,7 +94,12 @@ def _open_dtd(root: Path, split: str) -> TreeStore:
     listing = root / "labels" / f"{split}.txt"
     if not listing.is_file():
         raise InputError(f"split {split!r} has no list {listing}: DTD has train1, val1 and test1, up to 10.")
-    names = [line.strip() for line in listing.read_text().splitlines() if line.strip()]
+    try:
+        names = [line.strip() for line in listing.read_text("utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{listing} is no UTF-8 text ({error.reason} at byte {error.start}): fetch it again."
+        ) from error
     classes = _class_folders(root / "images")
     index = {name: label for label, name in enumerate(classes)}
     for name in names:

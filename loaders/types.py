@@ -35,6 +35,10 @@ class Store(Protocol):
     def labels(self) -> npt.NDArray[np.int64]:
         """(N,) the label of every sample."""
 
+    @property
+    def fingerprint(self) -> str:
+        """Equal only for the same samples with the same labels in the same order: what a resumed run must find."""
+
     def __len__(self) -> int:
         """The number of samples, N."""
 
@@ -86,6 +90,10 @@ class Loader(Protocol):
     @property
     def num_samples(self) -> int:
         """Samples of the split, over all ranks."""
+
+    @property
+    def fingerprint(self) -> str:
+        """The store's: of its samples, labels and order."""
 
     @property
     def decoder(self) -> str:

@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -169,9 +170,72 @@ def test_dropped_iterators_leave_no_threads(tree: Path, monkeypatch: pytest.Monk
     for epoch in range(50):
         next(loader.epoch(epoch))
     gc.collect()
+    deadline = time.monotonic() + 20  # collection asks them to end, and does not wait
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert threading.active_count() <= before
     loader.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("twistnet")]
+
+
+def test_an_iterator_may_be_collected_on_a_thread_of_its_own_loader(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, loader = slow_loader(tree, monkeypatch, look_ahead=3)
+    epochs = [loader.epoch(0)]
+    next(epochs[0])
+    decode = slow.decode
+
+    def drop_and_decode(*args: Any) -> dict[int, str]:
+        epochs.clear()  # the last reference: finalised here, on a decoding thread
+        return decode(*args)
+
+    monkeypatch.setattr(slow, "decode", drop_and_decode)
+    assert len(list(loader.epoch(1))) == len(loader)
+    assert not epochs
+    loader.close()
+
+
+def test_a_closed_loader_says_so(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, loader = slow_loader(tree, monkeypatch, look_ahead=3)
+    epoch = loader.epoch(0)
+    next(epoch)
+    loader.close()
+    for _ in range(2):
+        with pytest.raises(InputError, match="this loader was closed"):
+            next(epoch)
+    with pytest.raises(InputError, match="this loader was closed"):
+        loader.epoch(1)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("twistnet")]
+
+
+def test_closing_wakes_a_consumer_that_waits(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, loader = slow_loader(tree, monkeypatch, look_ahead=3)
+    decode, released = slow.decode, threading.Event()
+
+    def held(*args: Any) -> dict[int, str]:
+        released.wait(20)
+        return decode(*args)
+
+    monkeypatch.setattr(slow, "decode", held)
+    epoch, errors = loader.epoch(0), list[str]()
+
+    def consume() -> None:
+        try:
+            next(epoch)
+        except InputError as error:
+            errors.append(str(error))
+
+    consumer = threading.Thread(target=consume)
+    consumer.start()
+    closing = threading.Thread(target=loader.close)
+    closing.start()
+    time.sleep(0.05)
+    released.set()
+    consumer.join(20)
+    closing.join(20)
+    assert errors == ["this loader was closed: open a new one."]
+    assert not closing.is_alive()
 
 
 def test_every_stage_is_timed(tree: Path) -> None:
@@ -202,6 +266,13 @@ def test_impossible_settings_are_refused_before_any_thread_starts(
     with pytest.raises(InputError, match=message):
         open_loader(tree, "train", **({"batch_size": 8, "train": True} | options))
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("ranks", ["0", "two", ""])
+def test_an_impossible_number_of_ranks_is_named(tree: Path, monkeypatch: pytest.MonkeyPatch, ranks: str) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+    with pytest.raises(InputError, match=f"LOCAL_WORLD_SIZE is '{ranks}'"):
+        open_loader(tree, "train", 8, train=True)
 
 
 @pytest.mark.gpu

@@ -95,6 +95,12 @@ def test_impossible_orders_are_refused(arguments: dict[str, int], message: str) 
         order(**arguments)
 
 
+@pytest.mark.parametrize(("epoch", "step"), [(-1, 0), (2**32, 0), (0, 25), (0, -1)])
+def test_batches_that_do_not_exist_are_refused(epoch: int, step: int) -> None:
+    with pytest.raises(InputError, match="out"):
+        order(100, 4).batch(epoch, step)
+
+
 def test_a_global_batch_that_does_not_divide_is_refused() -> None:
     with pytest.raises(InputError, match="10 does not divide over 4"):
         order(100, 10).slice(0, 0, 1, 4)

@@ -87,6 +87,24 @@ def test_refusals_say_what_to_do(tree: Path, tmp_path: Path) -> None:
         open_store(flat, "val")
 
 
+def test_a_list_that_is_no_text_is_named(tree: Path, tmp_path: Path) -> None:
+    root = dtd(tmp_path / "set", tree)
+    (root / "labels" / "train1.txt").write_bytes(b"cat/caf\xe9.jpg")
+    with pytest.raises(InputError, match=r"train1\.txt is no UTF-8 text"):
+        open_store(root, "train1")
+
+
+def test_a_fingerprint_is_that_of_samples_and_order(tree: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(tree, tmp_path / "copy")
+    first = open_store(tree, "train").fingerprint
+    assert open_store(copy, "train").fingerprint == first, "wherever it lies"
+    (copy / "train" / "cat" / "cat_0.JPEG").rename(copy / "train" / "coffee" / "cat_0.JPEG")
+    moved = open_store(copy, "train").fingerprint
+    (copy / "train" / "coffee" / "cat_0.JPEG").rename(copy / "train" / "coffee" / "coffee_99.JPEG")
+    prints = {first, moved, open_store(copy, "train").fingerprint, open_store(tree, "val").fingerprint}
+    assert len(prints) == 4
+
+
 def test_a_file_that_goes_away_is_named(tree: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(tree, tmp_path / "copy")
     store = open_store(copy, "train")

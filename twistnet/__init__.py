@@ -1,6 +1,13 @@
 """TwistNet-18 and the training of it: importing this package registers the models with timm."""
 
+import warnings
+
 from launch.version import VERSION as __version__
-from twistnet import model, weights
 
 __all__ = ["__version__", "model", "weights"]
+
+try:
+    from twistnet import model, weights
+except ImportError as error:
+    # Not raised, because `twistnet doctor` must be able to say what is broken. Whoever uses model or weights meets it.
+    warnings.warn(f"twistnet registers no models: {error}", RuntimeWarning, stacklevel=2)

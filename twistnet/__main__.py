@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from twistnet.cli import run
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line.
@@ -17,6 +15,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    try:
+        from twistnet.cli import run
+    except ImportError as error:
+        print(f"error: the command line cannot start ({error}): pip install twistnet again.", file=sys.stderr)
+        return 1
     return run(sys.argv[1:] if argv is None else argv)
 
 

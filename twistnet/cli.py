@@ -88,7 +88,7 @@ def overview(commands: Mapping[str, Command] = COMMANDS, program: str = "twistne
         [
             f"usage: {program} COMMAND [--flag VALUE ...]",
             "",
-            "ImageNet as downloaded, converted once, and TwistNet-18 or any timm model trained from it.",
+            "ImageNet as downloaded, and TwistNet-18 or any timm model trained from it.",
             "",
             "commands:",
             *listed,
@@ -135,7 +135,10 @@ def help_text(program: str, function: Callable[..., Any]) -> str:
 
 def _run_command(program: str, command: Command, argv: Sequence[str], ranks: Ranks) -> int:
     module, _, attribute = command.target.partition(":")
-    function = getattr(importlib.import_module(module), attribute)
+    try:
+        function = getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        raise InputError(f"{program} cannot start ({error}): twistnet doctor says what is broken.") from error
     if _asks_for_help(argv):
         if ranks.is_main:
             print(help_text(program, function))

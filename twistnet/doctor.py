@@ -37,8 +37,9 @@ def _package_concerns(facts: Facts) -> list[str]:
     for known in OPTIONAL:
         package = packages.get(known.name)
         if package and package.problem:
-            found.append(f"{known.name} is installed but {package.problem}: {known.lack} until it is repaired.")
-        elif package and package.version is None:
+            lack = known.lack or f"the extra {known.extra} cannot be used"
+            found.append(f"{known.name} is installed but {package.problem}: {lack} until it is repaired.")
+        elif package and package.version is None and known.lack:
             found.append(f"{known.name} is not installed: {known.lack}; {install_command(known.extra)}.")
     return found
 
@@ -101,12 +102,6 @@ def _machine_concerns(facts: Facts) -> list[str]:
         )
     if 0 <= facts.open_files < 1024:
         found.append(f"Only {facts.open_files} files may be open at once, fewer than 1,024: run ulimit -n 4096 first.")
-    if facts.compiler is None or facts.libjpeg_turbo is None:
-        lacking = "C++ compiler" if facts.compiler is None else "headers of libjpeg-turbo"
-        found.append(
-            f"No {lacking}: the native decoder cannot be built and the slower reference decoder serves; "
-            "apt-get install g++ libjpeg-dev."
-        )
     return found
 
 

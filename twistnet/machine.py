@@ -33,7 +33,7 @@ class Known:
         distribution: what pip calls it; empty where there are several.
         minimum: of setup.cfg, for the core; empty for the optional ones.
         extra: of setup.cfg, for the optional ones; empty for the core.
-        lack: what is refused or slowed without it.
+        lack: what is refused or slowed without it; empty where nothing is.
     """
 
     name: str
@@ -48,6 +48,7 @@ CORE = (
     Known(name="torch", module="torch", distribution="torch", minimum="2.8"),
     Known(name="torchvision", module="torchvision", distribution="torchvision", minimum="0.23"),
     Known(name="timm", module="timm", distribution="timm", minimum="1.0.15"),
+    Known(name="huggingface_hub", module="huggingface_hub", distribution="huggingface_hub", minimum="0.20"),
     Known(name="numpy", module="numpy", distribution="numpy", minimum="1.26"),
     Known(name="pillow", module="PIL", distribution="pillow", minimum="10.3"),
     Known(name="fire", module="fire", distribution="fire", minimum="0.7"),
@@ -56,8 +57,8 @@ CORE = (
 )
 _DEMO = "twistnet demo has no photographs to cut its data set from"
 OPTIONAL = (
-    Known(name="ffcv", module="ffcv", distribution="ffcv", extra="ffcv", lack="the decoder ffcv is refused"),
-    Known(name="dali", module="nvidia.dali", distribution="", extra="dali", lack="the decoder dali is refused"),
+    Known(name="ffcv", module="ffcv", distribution="ffcv", extra="ffcv"),
+    Known(name="dali", module="nvidia.dali", distribution="", extra="dali"),
     Known(name="scikit-image", module="skimage", distribution="scikit-image", extra="demo", lack=_DEMO),
     Known(name="scikit-learn", module="sklearn", distribution="scikit-learn", extra="demo", lack=_DEMO),
     Known(name="matplotlib", module="matplotlib", distribution="matplotlib", extra="plots", lack="no curves are drawn"),

@@ -176,7 +176,7 @@ def _guide() -> Recipe:
 
 
 def _dtd() -> Recipe:
-    """Fine-tuning on DTD from ImageNet weights: a tenth of the usual rate, gentle crops, which keep the texture."""
+    """Fine-tuning on DTD from ImageNet weights: 0.4 of the guide's rate, gentle crops, which keep the texture."""
     return Recipe(
         name="dtd",
         epochs=100,
@@ -194,9 +194,9 @@ def _demo() -> Recipe:
     """Minutes on two CPU cores: small images, few epochs, the guide's augmentation at half its strength."""
     return Recipe(
         name="demo",
-        epochs=8,
+        epochs=10,
         batch_size=32,
-        lr=0.2,
+        lr=0.4,
         warmup_epochs=1,
         nesterov=True,
         weight_decay=5e-4,
@@ -212,8 +212,10 @@ def _demo() -> Recipe:
 
 
 def _demo_dtd() -> Recipe:
-    """`dtd` at the demo's scale."""
-    return named("dtd").with_changes(name="demo_dtd", epochs=12, batch_size=16, warmup_epochs=1, size=64, eval_size=64)
+    """`dtd` at the demo's scale, with a rate at which ten epochs suffice from scratch too."""
+    return named("dtd").with_changes(
+        name="demo_dtd", epochs=10, batch_size=16, lr=0.32, warmup_epochs=1, size=64, eval_size=64
+    )
 
 
 _RECIPES = {"guide": _guide, "dtd": _dtd, "demo": _demo, "demo_dtd": _demo_dtd}
