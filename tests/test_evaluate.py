@@ -46,11 +46,11 @@ def score(rank: int, world_size: int, port: int, tree: Path, out: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def expected(tree: Path) -> tuple[int, int, int]:
-    """Counts from a loop over the files that uses none of the loader."""
+def expected(tree: Path) -> tuple[int, int, int, float]:
+    """Counts and mean loss from a loop over the files that uses none of the loader."""
     store, model = open_store(tree, "val"), make_model().eval()
     mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
-    right = 0
+    right, losses = 0, []
     for sample in range(len(store)):
         with Image.open(store.key(sample)) as image:
             side = round(min(image.size) * CropPolicy().crop_pct)
@@ -60,12 +60,13 @@ def expected(tree: Path) -> tuple[int, int, int]:
         with torch.no_grad():
             logits = model(((tensor / 255 - mean) / std)[None])
         right += int(logits.argmax() == store.labels[sample])
-    return len(store), right, len(store)
+        losses.append(float(torch.nn.functional.cross_entropy(logits, torch.tensor([store.labels[sample]]))))
+    return len(store), right, len(store), sum(losses) / len(losses)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_counts_do_not_depend_on_the_ranks(
-    tree: Path, tmp_path: Path, world_size: int, expected: tuple[int, int, int]
+    tree: Path, tmp_path: Path, world_size: int, expected: tuple[int, int, int, float]
 ) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -73,5 +74,6 @@ def test_counts_do_not_depend_on_the_ranks(
     torch.multiprocessing.spawn(score, (world_size, port, tree, tmp_path), nprocs=world_size)
     scores = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(world_size)]
     assert all(score == scores[0] for score in scores), "every rank holds the sums"
-    assert tuple(scores[0][:3]) == expected
+    assert tuple(scores[0][:3]) == expected[:3]
+    assert scores[0][3] == pytest.approx(expected[3], rel=1e-5)
     assert 0 < expected[1] < 21, "a score that could not be wrong would show nothing"

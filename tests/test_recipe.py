@@ -82,3 +82,25 @@ def test_show_prints_a_recipe_resolved(capsys: pytest.CaptureFixture[str]) -> No
     printed = json.loads(capsys.readouterr().out)
     assert printed["recipe"] == named("guide").to_dict()
     assert printed["on 8 processes"] == {"total_batch": 2048, "peak_lr": pytest.approx(0.8)}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("epochs", "90"),
+        ("epochs", 6.5),
+        ("epochs", True),
+        ("lr", float("nan")),
+        ("lr", "0.1"),
+        ("amp", 1),
+        ("model", 18),
+    ],
+)
+def test_values_of_another_type_are_refused(key: str, value: object) -> None:
+    with pytest.raises(InputError, match=f"{key} {value!r} is impossible"):
+        from_dict(named("guide").to_dict() | {key: value})
+
+
+def test_show_refuses_an_impossible_number_of_processes() -> None:
+    with pytest.raises(InputError, match="--world_size -3"):
+        show(world_size=-3)

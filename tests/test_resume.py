@@ -18,6 +18,12 @@ from typing import Any
 import pytest
 import torch
 
+from twistnet.building import make_model, open_split
+from twistnet.distributed import World
+from twistnet.evaluate import evaluate
+from twistnet.precision import Precision
+from twistnet.recipe import named
+
 RECORD_RUN = Path(__file__).parent / "record_run.py"
 EPOCHS, STEPS_PER_EPOCH = 4, 3  # 51 images in total batches of 24
 TIMED = ("seconds", "wait_s", "images_per_s", "stages", "time")
@@ -150,6 +156,19 @@ def test_one_rank_goes_on_where_two_were_killed(whole: Callable[[int], Run], tre
     assert on_two
     assert on_one
     assert on_two | on_one == whole(1).batches() == whole(2).batches()
+
+
+def test_two_ranks_score_the_model_that_they_save(whole: Callable[[int], Run], tree: Path) -> None:
+    run = whole(2)
+    recipe, world = named("demo").with_changes(size=32, seed=3), World(rank=0, world_size=1, device=torch.device("cpu"))
+    model = make_model(recipe, 3, world)
+    model.load_state_dict(torch.load(run.folder / "latest.pt", weights_only=True)["model"])
+    loader = open_split(tree, "val", recipe, world, train=False)
+    alone = evaluate(model, loader, world, Precision.choose(world.device, amp=False))
+    loader.close()
+    last = [row for row in run.rows() if row["kind"] == "epoch"][-1]
+    assert (alone.samples, alone.top1, alone.top5) == (21, last["val_top1"], last["val_top5"])
+    assert alone.loss == pytest.approx(last["val_loss"], rel=1e-5)
 
 
 def test_the_run_folder_says_all(whole: Callable[[int], Run]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 
 import pytest
 import timm
@@ -95,6 +94,10 @@ def test_precision_is_bfloat16_on_the_cpu_and_off_unless_asked() -> None:
         assert nn.Linear(4, 4)(torch.ones(1, 4)).dtype == torch.bfloat16
 
 
-def test_the_last_step_ends_near_zero() -> None:
-    options = {"steps_per_epoch": 10, "epochs": 10, "warmup_epochs": 1, "peak": 1.0, "min_share": 0.0}
-    assert lr_at(99, **options) == pytest.approx(0.5 * (1 + math.cos(math.pi * 89 / 90)))
+@pytest.mark.parametrize("min_share", [0.0, 0.1])
+def test_the_rate_falls_to_its_least_share_by_the_last_step(min_share: float) -> None:
+    options = {"steps_per_epoch": 10, "epochs": 10, "warmup_epochs": 1, "peak": 2.0, "min_share": min_share}
+    rates = [lr_at(step, **options) for step in range(10, 100)]
+    assert rates[0] == 2.0
+    assert all(after < before for before, after in itertools.pairwise(rates))
+    assert 2.0 * min_share < rates[-1] < 2.0 * min_share + 0.001

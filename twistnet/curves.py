@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
+from twistnet.files import write_atomically
 from twistnet.run_folder import RunFolder
 
 
@@ -47,4 +48,4 @@ def draw_curves(folder: RunFolder) -> None:
     accuracy.legend()
     handles = [*speed.get_legend_handles_labels()[0], *waiting.get_legend_handles_labels()[0]]
     speed.legend(handles=handles)
-    figure.savefig(folder.path / "curves.png", dpi=110)
+    write_atomically(folder.path / "curves.png", lambda file: figure.savefig(file, format="png", dpi=110))

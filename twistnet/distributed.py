@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,20 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
+    def average_buffers(self, model: nn.Module) -> None:
+        """Gives every rank the mean of all ranks' floating-point buffers, which are batch norm's running statistics.
+
+        Each rank's follow the batches that it saw; without this, ranks would validate and save different models.
+        """
+        if self.world_size == 1:
+            return
+        buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+        if buffers:
+            flat = torch.cat([buffer.reshape(-1).float() for buffer in buffers])
+            parts = torch.split(self.sum(flat) / self.world_size, [buffer.numel() for buffer in buffers])
+            for buffer, part in zip(buffers, parts, strict=True):
+                buffer.copy_(part.view_as(buffer))
+
     def wait_for_all(self) -> None:
         """Returns once every rank has come here."""
         if self.world_size > 1:
@@ -78,8 +93,18 @@ def join(device: str) -> Iterator[World]:
     dist.init_process_group(backend, timeout=_TIMEOUT, device_id=chosen if backend == "nccl" else None)
     try:
         yield world
+    except RuntimeError as error:
+        if not _another_rank_ended(error):
+            raise
+        raise InputError("another process of the run ended first: its own message says why.") from error
     finally:
-        dist.destroy_process_group()
+        with contextlib.suppress(RuntimeError):  # the group may be broken already
+            dist.destroy_process_group()
+
+
+def _another_rank_ended(error: RuntimeError) -> bool:
+    """Whether a collective failed because its peer is gone; gloo has no class of error for that."""
+    return isinstance(error, dist.DistError) or "gloo/transport" in str(error) or "closed by peer" in str(error)
 
 
 def _choose_device(device: str, local_rank: int) -> torch.device:

@@ -19,6 +19,9 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
     Args:
         path: the file; its folder must exist.
         write: gets the open binary file and writes the content.
+
+    Raises:
+        OSError: the file cannot be written, as on a full disk.
     """
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
@@ -29,11 +32,23 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException as raised:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
+        # torch's writer hides that the disk was full behind an error of its own.
+        met = raised.__context__
+        while met is not None and not isinstance(met, OSError):
+            met = met.__context__
+        if met is not None and isinstance(raised, RuntimeError):
+            raise met from raised
         raise
     _sync_folder(target.parent)
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Removes the temporary files of `write_atomically` that killed processes have left in a folder."""
+    for path in folder.glob(f".*.{'[0-9a-f]' * 32}.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -10,13 +10,14 @@ from torch import nn
 
 from loaders import InputError
 from loaders.tree import is_dtd
+from twistnet.building import make_model, open_split
 from twistnet.distributed import World
 from twistnet.evaluate import evaluate
 from twistnet.precision import Precision
 from twistnet.recipe import Recipe
 from twistnet.run_folder import RunFolder, load_checkpoint
-from twistnet.train import Job, make_model, open_split, train
-from twistnet.weights import auto_load
+from twistnet.train import Job, train
+from twistnet.weights import LoadReport, auto_load
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +29,7 @@ class Result:
         best_epoch: the epoch that it was reached after, from 1.
         test_top1: test accuracy of that epoch's weights, 0 to 1.
         test_samples: images that it was measured on.
-        weights: the file that training began from, or None.
+        weights: what training began from, a file or timm's model; None for random weights.
         images_per_s: trained on, over all ranks.
     """
 
@@ -62,12 +63,12 @@ def finetune_fold(
     if job.data_dir.is_dir() and not is_dtd(job.data_dir):
         raise InputError(f"{job.data_dir} is no DTD folder: it must hold images/<class>/ and labels/train1.txt.")
     # Opened before training, so that a missing list costs no epochs.
-    test_loader = open_split(job, recipe, world, test_split, train=False)
-    loaded: list[str] = []
+    test_loader = open_split(
+        job.data_dir, test_split, recipe, world, train=False, decoder=job.decoder, workers=job.workers
+    )
 
-    def prepare(model: nn.Module) -> None:
-        report = auto_load(model, recipe.model, weights, announce=print if world.is_main else _say_nothing)
-        loaded.extend([str(report.path)] if report else [])
+    def prepare(model: nn.Module) -> LoadReport | None:
+        return auto_load(model, recipe.model, weights, announce=print if world.is_main else _say_nothing)
 
     outcome = train(job, recipe, world, checkpoint=checkpoint, prepare=prepare)
     folder = RunFolder(job.run_dir)
@@ -81,7 +82,7 @@ def finetune_fold(
         best_epoch=outcome.best_epoch,
         test_top1=score.top1,
         test_samples=score.samples,
-        weights=loaded[0] if loaded else None,
+        weights=outcome.weights_from,
         images_per_s=outcome.images_per_s,
     )
     if world.is_main:

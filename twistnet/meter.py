@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,16 +15,12 @@ from twistnet.loss import right_answers
 
 
 class Meter:
-    """Loss, accuracy and speed of training since the last row, and since the epoch began.
-
-    Attributes:
-        epoch_sums: loss, top-1, top-5 and samples over all ranks since the epoch began, for a checkpoint to keep.
-    """
+    """Loss, accuracy and speed of training since the last row, and since the epoch began."""
 
     def __init__(self, world: World, loader: Loader) -> None:
         self._world, self._loader = world, loader
         self._sums = torch.zeros(4, dtype=torch.float64, device=world.device)
-        self.epoch_sums = [0.0] * 4
+        self._epoch_sums = [0.0] * 4  # loss, top-1, top-5 and samples, over all ranks
         self._since = self._epoch_since = 0.0
         self._waited = self._epoch_waited = 0.0
         self._stages: dict[str, float] = {}
@@ -31,8 +29,17 @@ class Meter:
 
     @property
     def images_per_s(self) -> float:
-        """Over all epochs of this process, validation left out."""
+        """Over all whole epochs of the run, validation left out."""
         return self._total_images / self._total_s if self._total_s else 0.0
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps, right after a `read`."""
+        return {"epoch_sums": self._epoch_sums, "images": self._total_images, "seconds": self._total_s}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a checkpoint's `state`."""
+        self._epoch_sums = list(state["epoch_sums"])
+        self._total_images, self._total_s = state["images"], state["seconds"]
 
     def start(self) -> None:
         """Begins to measure an epoch, or the rest of one."""
@@ -50,7 +57,7 @@ class Meter:
         """What was counted since the last call, over all ranks, which all call this at the same step."""
         sums = self._world.sum(self._sums).tolist()  # the one point where the host waits for the device
         self._sums.zero_()
-        self.epoch_sums = [a + b for a, b in zip(self.epoch_sums, sums, strict=True)]
+        self._epoch_sums = [a + b for a, b in zip(self._epoch_sums, sums, strict=True)]
         self._epoch_images += sums[3]
         now, waited = time.perf_counter(), self._loader.seconds().get("wait", 0.0)
         measured = _means(sums) | _speed(sums[3], now - self._since, waited - self._waited)
@@ -59,7 +66,7 @@ class Meter:
 
     def read_epoch(self) -> tuple[dict[str, float], dict[str, float]]:
         """The same for the epoch, and the seconds of every loading stage; starts the next epoch's sums."""
-        sums, self.epoch_sums = self.epoch_sums, [0.0] * 4
+        sums, self._epoch_sums = self._epoch_sums, [0.0] * 4
         seconds = self._since - self._epoch_since  # to the last `read`: validation comes after it
         self._total_s += seconds
         self._total_images += self._epoch_images

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -84,6 +85,8 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check_type(field.name, str(field.type), getattr(self, field.name))
         least = {"epochs": 1, "batch_size": 1, "accumulate": 1, "lr_batch": 1, "size": 32, "eval_size": 32}
         for name, low in least.items():
             if getattr(self, name) < low:
@@ -159,6 +162,17 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
     if missing:
         raise InputError(f"the recipe lacks {', '.join(missing)}: add them.")
     return Recipe(**values)
+
+
+def _check_type(name: str, annotation: str, value: Any) -> None:
+    """Refuses a value that a file or a caller has of another type: "8" is no 8, and no number is NaN."""
+    wanted = annotation.split(" | ")
+    if value is None and "None" in wanted:
+        return
+    kinds: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
+    right = isinstance(value, kinds[wanted[0]]) and (wanted[0] == "bool" or not isinstance(value, bool))
+    if not right or (isinstance(value, float) and not math.isfinite(value)):
+        raise InputError(f"{name} {value!r} is impossible: give a value of type {annotation}, and a finite one.")
 
 
 def _guide() -> Recipe:

@@ -13,27 +13,32 @@ from typing import Any
 import torch
 
 from loaders import InputError
-from twistnet.files import write_atomically
+from twistnet.files import clear_unfinished, write_atomically
 
 FORMAT = 1
 
 
 class RunFolder:
-    """Writes a run's files, each whole or not at all.
+    """Writes a run's files, each whole or not at all; the log grows by whole lines.
 
     Args:
-        path: the folder; made where it does not exist.
-
-    Raises:
-        InputError: where it cannot be made or written to.
+        path: the folder; `make` makes it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    def make(self) -> None:
+        """Makes the folder where it does not exist, and clears what a killed process has left half-written.
+
+        Raises:
+            InputError: where it cannot be made.
+        """
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"run folder {path} cannot be made ({error.strerror}): choose another one.") from error
+            raise InputError(f"run folder {self.path} cannot be made ({error.strerror}): choose another.") from error
+        clear_unfinished(self.path)
 
     @property
     def latest(self) -> Path:
@@ -60,13 +65,13 @@ class RunFolder:
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
         """Writes one of the run's JSON files."""
-        text = json.dumps(values, indent=2) + "\n"
+        text = json.dumps(values, indent=2, allow_nan=False) + "\n"
         write_atomically(self.path / name, lambda file: file.write(text.encode()))
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Adds a row to the log."""
         with self.log.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps(row, allow_nan=False) + "\n")
 
     def rows(self) -> list[dict[str, Any]]:
         """The log's rows. A last line that a kill has cut off is left out."""

@@ -29,6 +29,12 @@ def start(
     if resume is None:
         return recipes.named(recipe or default).with_changes(**changes), None
     checkpoint = load_checkpoint(resume)
+    latest = resume.with_name("latest.pt")
+    if resume.name != latest.name and latest.exists():
+        raise InputError(
+            f"resuming {resume} would overwrite {latest}, which is further on: resume that one, or copy {resume.name} "
+            f"into a folder of its own first."
+        )
     stored = recipes.from_dict(checkpoint["recipe"])
     wanted = {key: value for key, value in changes.items() if value is not None}
     if recipe is not None:

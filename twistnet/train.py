@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import difflib
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -20,15 +20,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import timm
 import torch
 from torch import nn
 
-import loaders
-from loaders import Batch, InputError, Loader
-from loaders.augment import Augment
+from loaders import Batch, InputError
 from loaders.philox import Purpose, bits
 from twistnet import environment
+from twistnet.building import explained, make_model, open_split
 from twistnet.curves import draw_curves
 from twistnet.distributed import World
 from twistnet.evaluate import Score, evaluate
@@ -40,7 +38,7 @@ from twistnet.progress import Progress
 from twistnet.recipe import Recipe
 from twistnet.run_folder import RunFolder, save_checkpoint
 from twistnet.schedule import lr_at
-from twistnet.weights import save
+from twistnet.weights import LoadReport, save
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +70,8 @@ class Job:
     def __post_init__(self) -> None:
         if self.log_every < 1:
             raise InputError(f"log_every {self.log_every} is too small: take at least 1.")
+        if self.workers is not None and self.workers < 1:
+            raise InputError(f"workers {self.workers} is too small: take at least 1, or leave it out.")
         if self.checkpoint_minutes < 0:
             raise InputError(f"checkpoint_minutes {self.checkpoint_minutes} is negative: take 0 or more.")
 
@@ -84,8 +84,9 @@ class Outcome:
         best_top1: the best validation accuracy, 0 to 1.
         best_epoch: the epoch that it was reached after, counted from 1.
         last: the score after the last epoch.
-        images_per_s: trained on in this start, over all ranks, validation left out.
+        images_per_s: trained on in the run's whole epochs, over all ranks and starts, validation left out.
         weights: the final weights.
+        weights_from: what `prepare` loaded when the run began: a file, or timm's model; None: nothing.
     """
 
     best_top1: float
@@ -93,6 +94,7 @@ class Outcome:
     last: Score
     images_per_s: float
     weights: Path
+    weights_from: str | None
 
 
 def train(
@@ -101,7 +103,7 @@ def train(
     world: World,
     *,
     checkpoint: dict[str, Any] | None = None,
-    prepare: Callable[[nn.Module], object] = lambda _: None,
+    prepare: Callable[[nn.Module], LoadReport | None] = lambda _: None,
 ) -> Outcome:
     """Trains a model from its first step, or on from a checkpoint.
 
@@ -118,42 +120,6 @@ def train(
     return _Run(job, recipe, world, checkpoint, prepare).run()
 
 
-def open_split(job: Job, recipe: Recipe, world: World, split: str, *, train: bool) -> Loader:
-    """The loader of one split under a recipe."""
-    augment = recipe.train_augment() if train else Augment()
-    return loaders.open_loader(
-        job.data_dir,
-        split,
-        recipe.batch_size * (recipe.accumulate if train else 1),
-        train=train,
-        size=recipe.size if train else recipe.eval_size,
-        decoder=job.decoder,
-        augment=dataclasses.replace(augment, dtype=Precision.choose(world.device, recipe.amp).dtype),
-        device=world.device,
-        seed=recipe.seed,
-        shuffle=recipe.shuffle,
-        rank=world.rank,
-        world_size=world.world_size,
-        num_threads=job.workers,
-        crops=recipe.crops(),
-    )
-
-
-def make_model(recipe: Recipe, num_classes: int, world: World) -> nn.Module:
-    """The recipe's model as its seed initialises it, channels_last on the device.
-
-    Raises:
-        InputError: where timm knows no such model.
-    """
-    if not timm.is_model(recipe.model):
-        near = difflib.get_close_matches(recipe.model, timm.list_models(), n=1)
-        raise InputError(f"model {recipe.model!r} is unknown to timm" + (f": did you mean {near[0]}?" if near else "."))
-    torch.manual_seed(recipe.seed)
-    model: nn.Module = timm.create_model(recipe.model, num_classes=num_classes, drop_path_rate=recipe.drop_path)
-    model.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return model
-
-
 class _Run:
     """The state of a run, from its opening to its end."""
 
@@ -163,18 +129,19 @@ class _Run:
         recipe: Recipe,
         world: World,
         checkpoint: dict[str, Any] | None,
-        prepare: Callable[[nn.Module], object],
+        prepare: Callable[[nn.Module], LoadReport | None],
     ) -> None:
         self.job, self.recipe, self.world = job, recipe, world
         self.folder = RunFolder(job.run_dir)
         if checkpoint is None:
             self.folder.refuse_to_overwrite()
-        self.train_loader = open_split(job, recipe, world, job.train_split, train=True)
-        self.val_loader = open_split(job, recipe, world, job.val_split, train=False)
+        open_ = functools.partial(open_split, job.data_dir, decoder=job.decoder, workers=job.workers)
+        self.train_loader = open_(job.train_split, recipe, world, train=True)
+        self.val_loader = open_(job.val_split, recipe, world, train=False)
         self.precision = Precision.choose(world.device, recipe.amp)
         self.model = make_model(recipe, len(self.train_loader.classes), world)
-        if checkpoint is None:
-            prepare(self.model)
+        loaded = prepare(self.model) if checkpoint is None else None
+        self.weights_from = dataclasses.asdict(loaded) if loaded else None
         self.optimiser = make_optimiser(self.model, recipe)
         self.scaler = self.precision.scaler()
         self.steps_per_epoch = len(self.train_loader)
@@ -198,7 +165,7 @@ class _Run:
         """Trains to the end."""
         score = None
         images = self.train_loader.num_samples
-        done = self.epoch * images + min(self.step_in_epoch * self.recipe.total_batch(self.world.world_size), images)
+        done = self.epoch * images + self._images_before(self.step_in_epoch)
         progress = Progress(total=self.recipe.epochs * images, done=done, shown=self.world.is_main)
         try:
             while self.epoch < self.recipe.epochs:
@@ -218,6 +185,7 @@ class _Run:
             last=score,
             images_per_s=self.meter.images_per_s,
             weights=weights,
+            weights_from=self.weights_from["path"] if self.weights_from else None,
         )
 
     def _run_epoch(self, progress: Progress) -> Score:
@@ -225,16 +193,19 @@ class _Run:
         self.parallel.train()
         self.meter.start()
         for batch in self.train_loader.epoch(self.epoch, self.step_in_epoch):
-            self._train_step(batch)
+            with explained(self.recipe):
+                self._train_step(batch)
             self.step_in_epoch += 1
-            progress.advance(len(batch.ids) * self.world.world_size)
+            progress.advance(self._images_before(self.step_in_epoch) - self._images_before(self.step_in_epoch - 1))
             last = self.step_in_epoch == self.steps_per_epoch
             if self.step_in_epoch % self.job.log_every == 0 and not last:
                 self._log_steps()
                 if self._checkpoint_is_due():
                     self._save_latest()
         self._log_steps()
+        self.world.average_buffers(self.model)
         score = evaluate(self.model, self.val_loader, self.world, self.precision)
+        self._refuse_divergence("validation loss", score.loss)
         self.epoch, self.step_in_epoch = self.epoch + 1, 0
         self._log_epoch(score, progress)
         return score
@@ -249,9 +220,10 @@ class _Run:
         torch.manual_seed(int(words[0]) << 32 | int(words[1]))
         parts = [Batch(*tensors) for tensors in zip(*(t.chunk(recipe.accumulate) for t in batch), strict=True)]
         for index, part in enumerate(parts):
-            with self._gradients_stay_here(index < len(parts) - 1), self.precision.autocast():
-                logits = self.parallel(part.images)
-                loss = mixed_cross_entropy(logits, part, recipe.label_smoothing)
+            with self._gradients_stay_here(index < len(parts) - 1):
+                with self.precision.autocast():
+                    logits = self.parallel(part.images)
+                    loss = mixed_cross_entropy(logits, part, recipe.label_smoothing)
                 torch.autograd.backward(self.scaler.scale(loss / len(parts)))
             self.meter.count(logits.detach(), loss.detach(), part)
         if recipe.clip_grad is not None:
@@ -279,11 +251,7 @@ class _Run:
 
     def _log_steps(self) -> None:
         measured = self.meter.read()
-        if not math.isfinite(measured["loss"]):
-            raise InputError(
-                f"the loss became {measured['loss']} before step {self.step}: lower --lr or leave out --amp, "
-                f"and go on from {self.folder.latest} or start anew."
-            )
+        self._refuse_divergence("loss", measured["loss"])
         if self.world.is_main:
             row = {"kind": "steps", "step": self.step, "epoch": self.epoch + 1, "lr": self._lr(self.step - 1)}
             self.folder.append(row | measured)
@@ -307,11 +275,26 @@ class _Run:
         self._save_latest()
         draw_curves(self.folder)
 
+    def _refuse_divergence(self, what: str, value: float) -> None:
+        """Raises InputError for a value that is not finite, before anything of it reaches a file."""
+        if math.isfinite(value):
+            return
+        instead = "a lower --lr" + (" or without --amp" if self.recipe.amp else "")
+        kept = f"; {self.folder.latest} is from before" if self.folder.latest.exists() else ""
+        raise InputError(f"the {what} became {value} by step {self.step}: start a new run with {instead}{kept}.")
+
+    def _images_before(self, step_in_epoch: int) -> int:
+        """Images of the epoch's first steps, over all ranks, the filling of the last batch left out."""
+        return min(step_in_epoch * self.recipe.total_batch(self.world.world_size), self.train_loader.num_samples)
+
     def _checkpoint_is_due(self) -> bool:
         waited = time.monotonic() - self.saved_at
         return self.world.is_main and waited >= 60 * self.job.checkpoint_minutes
 
     def _save_latest(self) -> None:
+        # The last logged loss is from before the last update.
+        largest = torch.stack([parameter.detach().abs().max() for parameter in self.model.parameters()]).max()
+        self._refuse_divergence("largest weight", float(largest))
         save_checkpoint(self.folder.latest, self._state())
         self.saved_at = time.monotonic()
 
@@ -325,15 +308,20 @@ class _Run:
             "step_in_epoch": self.step_in_epoch,
             "best_top1": self.best_top1,
             "best_epoch": self.best_epoch,
-            "epoch_sums": self.meter.epoch_sums,
+            "meter": self.meter.state(),
+            "dtype": str(self.precision.dtype),
+            "weights_from": self.weights_from,
             "recipe": self.recipe.to_dict(),
             "data": self._data(),
         }
 
     def _data(self) -> dict[str, Any]:
         return {
-            "samples": self.train_loader.num_samples,
+            "train_split": self.job.train_split,
+            "val_split": self.job.val_split,
             "classes": list(self.train_loader.classes),
+            "samples": self.train_loader.num_samples,
+            "fingerprint": self.train_loader.fingerprint,
             "total_batch": self.recipe.total_batch(self.world.world_size),
         }
 
@@ -341,24 +329,37 @@ class _Run:
         for name, here in self._data().items():
             saved = checkpoint["data"][name]
             if here != saved:
-                here, saved = (f"{len(v)} classes" if isinstance(v, list) else v for v in (here, saved))
+                here, saved = (f"{v[:3]} and on, {len(v)}" if isinstance(v, list) else v for v in (here, saved))
                 raise InputError(
-                    f"the checkpoint's {name} ({saved}) are not this run's ({here}): resume on the same data and "
+                    f"the checkpoint's {name} ({saved}) is not this run's ({here}): resume on the same data and "
                     f"total batch, or start a new run."
                 )
         self.model.load_state_dict(checkpoint["model"])
+        kernels = [group["fused"] for group in self.optimiser.param_groups]
         self.optimiser.load_state_dict(checkpoint["optimiser"])
-        self.scaler.load_state_dict(checkpoint["scaler"])
+        for group, fused in zip(self.optimiser.param_groups, kernels, strict=True):
+            group["fused"] = fused  # this machine's, not that of the card that the checkpoint was taken on
+        if checkpoint["dtype"] == str(self.precision.dtype):
+            self.scaler.load_state_dict(checkpoint["scaler"])
+        elif self.world.is_main:
+            print(f"[Warning] Trained in {checkpoint['dtype']} so far; this device goes on in {self.precision.dtype}.")
         self.epoch, self.step_in_epoch = checkpoint["epoch"], checkpoint["step_in_epoch"]
         self.best_top1, self.best_epoch = checkpoint["best_top1"], checkpoint["best_epoch"]
-        self.meter.epoch_sums = checkpoint["epoch_sums"]
+        self.meter.restore(checkpoint["meter"])
+        self.weights_from = checkpoint["weights_from"]
 
     def _open_folder(self) -> None:
         """Writes what is known before the first step."""
+        self.folder.make()
         self.folder.rewind_log(self.step)
         self.folder.write_json("recipe.json", self.recipe.to_dict())
-        machine = environment.describe(self.world.device)
-        decoder = {"decoder": self.train_loader.decoder, "dtype": str(self.precision.dtype)}
-        self.folder.write_json("env.json", machine | decoder | {"world_size": self.world.world_size})
-        start = {"kind": "start", "step": self.step, "epoch": self.epoch + 1, "world_size": self.world.world_size}
-        self.folder.append(start | {"time": datetime.datetime.now(datetime.timezone.utc).isoformat()})
+        env = environment.describe(self.world.device) | {
+            "decoder": self.train_loader.decoder,
+            "dtype": str(self.precision.dtype),
+            "world_size": self.world.world_size,
+            "weights_from": self.weights_from,
+        }
+        self.folder.write_json("env.json", env)
+        # In the log as well, which keeps that of every start.
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat()
+        self.folder.append({"kind": "start", "step": self.step, "epoch": self.epoch + 1, "time": now, "env": env})

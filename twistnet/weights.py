@@ -116,7 +116,7 @@ def auto_load(
     if choice == "none":
         return None
     label = "TwistNet" if isinstance(model, TwistNet) else model_name
-    path = find(model_name) if choice == "auto" else Path(choice)
+    path = find(model_name) if choice == "auto" else Path(choice).expanduser()
     if path is not None:
         if choice == "auto":
             announce(f"[Auto-detected] Found {label} weights: {_shown(path)}")

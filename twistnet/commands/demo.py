@@ -13,6 +13,8 @@ from datetime import datetime
 from pathlib import Path
 
 from convert.photographs import make_demo_sets
+from launch.ranks import Ranks
+from loaders import InputError
 from twistnet import distributed
 from twistnet.files import write_atomically
 from twistnet.finetuning import finetune_fold
@@ -53,13 +55,15 @@ def demo(*, out: Path = Path("demo"), epochs: int | None = None, seed: int = 0, 
         seed: of the data, of initialisation, order and augmentation.
         workers: decoding threads; the usable cores unless given.
     """
+    if Ranks.from_env().world_size > 1:
+        raise InputError("the demo runs in one process: call twistnet demo without torchrun.")
+    recipe, tuning = named("demo").with_changes(epochs=epochs, seed=seed), named("demo_dtd").with_changes(seed=seed)
     sets = make_demo_sets(out / "data", seed=seed)
     runs = out / "runs" / datetime.now().strftime("%Y-%m-%d-%H%M%S")
     rows = []
     with distributed.join("auto") as world:
         print(f"1. Pretraining on {sets.num_train} photograph crops of {sets.num_subjects} classes")
         start = time.perf_counter()
-        recipe = named("demo").with_changes(epochs=epochs, seed=seed)
         folder = runs / "pretrained"
         job = Job(
             data_dir=sets.photographs,
@@ -84,7 +88,6 @@ def demo(*, out: Path = Path("demo"), epochs: int | None = None, seed: int = 0, 
         ):
             print(f"{number}. Fine-tuning on {sets.num_textures} textures {what}")
             start = time.perf_counter()
-            tuning = named("demo_dtd").with_changes(seed=seed)
             folder = runs / f"textures {what}".replace(" ", "-")
             job = Job(
                 data_dir=sets.dtd,

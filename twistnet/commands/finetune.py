@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from launch.ranks import Ranks
+from loaders import InputError
 from twistnet import distributed
 from twistnet.finetuning import Result, finetune_fold
 from twistnet.starting import run_folder_of, start
@@ -17,14 +19,14 @@ def finetune(
     dataset: Literal["dtd"] = "dtd",
     recipe: str | None = None,
     model: str | None = None,
-    fold: int = 1,
+    fold: int | None = None,
     seed: int | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
     run_dir: Path | None = None,
     resume: Path | None = None,
-    weights: str = "auto",
+    weights: str | None = None,
     amp: bool | None = None,
     workers: int | None = None,
     warmup_epochs: int | None = None,
@@ -41,14 +43,14 @@ def finetune(
         dataset: whose layout and folds data_dir has.
         recipe: dtd or demo_dtd; dtd unless given.
         model: a model that timm knows; twistnet18 in the recipes.
-        fold: which of the data set's splits, from 1.
+        fold: which of the data set's splits, from 1; 1 unless given.
         seed: of initialisation, order and augmentation.
         epochs: passes over the training images.
         batch_size: images a process and backward pass.
         lr: peak learning rate at a total batch of 256.
         run_dir: the run's folder; runs/finetune unless given.
         resume: checkpoint to go on from, with its own recipe.
-        weights: auto looks in weights/, none starts from random weights, otherwise a file.
+        weights: auto looks in weights/, none starts from random weights, otherwise a file; auto unless given.
         amp: mixed precision: bfloat16, or float16 where the card has no bfloat16.
         workers: decoding threads a process; the usable cores unless given.
         warmup_epochs: epochs of linear warm-up.
@@ -59,33 +61,43 @@ def finetune(
         checkpoint_minutes: least minutes between checkpoints inside an epoch.
     """
     folder = run_folder_of(resume, run_dir, Path("runs/finetune"), "--run_dir")
+    if resume is not None and weights is not None:
+        raise InputError(f"--weights {weights} comes too late for --resume {resume}: leave it out, or start a new run.")
+    settled, checkpoint = start(
+        resume,
+        recipe,
+        "dtd",
+        Ranks.from_env().world_size,
+        model=model,
+        seed=seed,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        amp=amp,
+        warmup_epochs=warmup_epochs,
+        size=size,
+    )
+    if checkpoint is not None:
+        trained_on = checkpoint["data"]["train_split"]
+        if fold is not None and trained_on != f"train{fold}":
+            raise InputError(f"--fold {fold} is not that of {resume}, which trains on {trained_on}: leave it out.")
+        fold = int(trained_on.removeprefix("train"))
+    fold = 1 if fold is None else fold
+    job = Job(
+        data_dir=data_dir,
+        train_split=f"train{fold}",
+        val_split=f"val{fold}",
+        run_dir=folder,
+        weights_name=f"{settled.model}_{dataset}.pt",
+        workers=workers,
+        decoder=decoder,
+        log_every=log_every,
+        checkpoint_minutes=checkpoint_minutes,
+    )
     with distributed.join(device) as world:
-        settled, checkpoint = start(
-            resume,
-            recipe,
-            "dtd",
-            world.world_size,
-            model=model,
-            seed=seed,
-            epochs=epochs,
-            batch_size=batch_size,
-            lr=lr,
-            amp=amp,
-            warmup_epochs=warmup_epochs,
-            size=size,
+        result = finetune_fold(
+            job, settled, world, test_split=f"test{fold}", weights=weights or "auto", checkpoint=checkpoint
         )
-        job = Job(
-            data_dir=data_dir,
-            train_split=f"train{fold}",
-            val_split=f"val{fold}",
-            run_dir=folder,
-            weights_name=f"{settled.model}_{dataset}.pt",
-            workers=workers,
-            decoder=decoder,
-            log_every=log_every,
-            checkpoint_minutes=checkpoint_minutes,
-        )
-        result = finetune_fold(job, settled, world, test_split=f"test{fold}", weights=weights, checkpoint=checkpoint)
         if world.is_main:
             _report(result, folder)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import filecmp
 import shutil
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+from launch.ranks import Ranks
 from twistnet import distributed
 from twistnet.files import write_atomically
 from twistnet.starting import run_folder_of, start
@@ -64,32 +67,32 @@ def pretrain(
         checkpoint_minutes: least minutes between checkpoints inside an epoch.
     """
     run_dir = run_folder_of(resume, checkpoint_dir, Path("checkpoints"), "--checkpoint_dir")
+    settled, checkpoint = start(
+        resume,
+        recipe,
+        "guide",
+        Ranks.from_env().world_size,
+        model=model,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        amp=amp,
+        accumulate=accumulate,
+        clip_grad=clip_grad,
+        warmup_epochs=warmup_epochs,
+        size=size,
+        seed=seed,
+    )
+    job = Job(
+        data_dir=data_dir,
+        run_dir=run_dir,
+        weights_name=f"{settled.model}_imagenet.pt",
+        workers=workers,
+        decoder=decoder,
+        log_every=log_every,
+        checkpoint_minutes=checkpoint_minutes,
+    )
     with distributed.join(device) as world:
-        settled, checkpoint = start(
-            resume,
-            recipe,
-            "guide",
-            world.world_size,
-            model=model,
-            epochs=epochs,
-            batch_size=batch_size,
-            lr=lr,
-            amp=amp,
-            accumulate=accumulate,
-            clip_grad=clip_grad,
-            warmup_epochs=warmup_epochs,
-            size=size,
-            seed=seed,
-        )
-        job = Job(
-            data_dir=data_dir,
-            run_dir=run_dir,
-            weights_name=f"{settled.model}_imagenet.pt",
-            workers=workers,
-            decoder=decoder,
-            log_every=log_every,
-            checkpoint_minutes=checkpoint_minutes,
-        )
         outcome = train(job, settled, world, checkpoint=checkpoint)
         if world.is_main:
             _report(outcome, run_dir)
@@ -105,14 +108,17 @@ def _report(outcome: Outcome, run_dir: Path) -> None:
 
 
 def _publish(weights: Path, folder: Path) -> None:
-    """Copies final weights, both files, to where they are found by themselves; never over others."""
+    """Copies final weights, both files, to where they are found by themselves; what was there gets a dated name."""
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / weights.name
-    if target.exists():
-        print(f"{target} exists already and was left as it is: copy {weights} there to use the new weights.")
-        return
     for suffix in (".safetensors", ".pt"):  # the .pt last: it is the one that is looked for
-        _copy(weights.with_suffix(suffix), target.with_suffix(suffix))
+        source, file = weights.with_suffix(suffix), target.with_suffix(suffix)
+        if file.exists() and not filecmp.cmp(source, file, shallow=False):
+            written = datetime.fromtimestamp(file.stat().st_mtime)
+            kept = file.with_name(f"{file.stem}.{written:%Y-%m-%d-%H%M%S}{suffix}")
+            file.replace(kept)
+            print(f"The weights of before are kept as {kept}.")
+        _copy(source, file)
     print(f"Weights saved to {target}, where every later run finds them.")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from loaders import InputError
 from twistnet import recipe as recipes
 
 
@@ -14,6 +15,8 @@ def show(*, recipe: str = "guide", world_size: int = 1) -> None:
         recipe: guide, dtd, demo or demo_dtd.
         world_size: processes (cards) of the run.
     """
+    if world_size < 1:
+        raise InputError(f"--world_size {world_size} is too small: it counts processes, from 1.")
     found = recipes.named(recipe)
     resolved = {"total_batch": found.total_batch(world_size), "peak_lr": found.peak_lr(world_size)}
     print(json.dumps({"recipe": found.to_dict(), f"on {world_size} processes": resolved}, indent=2))

@@ -1,0 +1,112 @@
+"""Fine-tuning as a user calls it: weights found, folds kept, the best epoch tested once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from twistnet.__main__ import main
+
+TINY = ("--device=cpu", "--workers=1", "--size=32", "--batch_size=16", "--epochs=2", "--model=test_resnet")
+
+
+def call(command: str, *flags: str) -> int:
+    """Runs a command; of a flag that is given twice, the later counts."""
+    values = dict(flag.partition("=")[::2] for flag in flags)
+    return main([command, *(f"{name}={value}" if value else name for name, value in values.items())])
+
+
+def finetune(dtd: Path, *flags: str) -> int:
+    return call("finetune", f"--data_dir={dtd}", "--recipe=demo_dtd", *TINY, *flags)
+
+
+@pytest.fixture
+def run(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A finished pretraining in ./checkpoints of a working directory of its own."""
+    monkeypatch.chdir(tmp_path)
+    assert call("pretrain", f"--data_dir={tree}", "--recipe=demo", *TINY) == 0
+    return tmp_path / "checkpoints"
+
+
+FOLDS = {
+    **{"train1": range(8), "val1": range(8, 12), "test1": range(12, 17)},
+    **{"train2": range(9, 17), "val2": range(5, 9), "test2": range(5)},
+}
+
+
+@pytest.fixture(scope="module")
+def dtd(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("dtd")
+    shutil.copytree(tree / "train", root / "images")
+    (root / "labels").mkdir()
+    for split, indices in FOLDS.items():
+        lines = [f"{name}/{name}_{index}.JPEG" for name in ("astronaut", "cat", "coffee") for index in indices]
+        (root / "labels" / f"{split}.txt").write_text("\n".join(lines))
+    return root
+
+
+@pytest.mark.usefixtures("run")
+def test_fine_tuning_finds_weights_by_itself_and_tests_the_best_epoch(
+    dtd: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert finetune(dtd, "--fold=1", "--seed=42", "--run_dir=runs/test") == 0
+    printed = capsys.readouterr().out
+    assert "weights/test_resnet_imagenet.pt" in printed
+    assert "Epoch 2: val_acc" in printed
+    result = json.loads(Path("runs/test/result.json").read_text())
+    assert result["test_samples"] == 15
+    best = torch.load("runs/test/best.pt", weights_only=True)
+    rows = [json.loads(line) for line in Path("runs/test/log.jsonl").read_text().splitlines()]
+    scores = {row["epoch"]: row["val_top1"] for row in rows if row["kind"] == "epoch"}
+    assert result["val_top1"] == max(scores.values()) == scores[result["best_epoch"]]
+    assert best["epoch"] == result["best_epoch"]
+    assert f"test_acc of that epoch {result['test_top1']:.2%}" in printed
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--fold=11"], "'test11' has no list"),
+        (["--weights=nowhere.pt"], "nowhere.pt"),
+        (["--data_dir={tree}"], "is no DTD folder"),
+    ],
+)
+def test_fine_tuning_refuses(
+    dtd: Path,
+    tree: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    extra: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert finetune(dtd, *(flag.format(tree=tree) for flag in extra)) == 1
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+@pytest.mark.usefixtures("run")
+def test_a_resumed_run_keeps_its_fold_and_tells_its_weights(dtd: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert finetune(dtd, "--fold=2", "--run_dir=runs/two") == 0
+    folder, first = Path("runs/two"), json.loads(Path("runs/two/result.json").read_text())
+    state = torch.load(folder / "latest.pt", weights_only=True)
+    assert state["data"]["train_split"] == "train2"
+    capsys.readouterr()
+    data, latest = f"--data_dir={dtd}", f"--resume={folder / 'latest.pt'}"
+    for refused, message in {
+        "--fold=1": "--fold 1 is not that of runs/two/latest.pt, which trains on train2",
+        "--weights=none": "--weights none comes too late for --resume runs/two/latest.pt",
+    }.items():
+        assert call("finetune", data, latest, "--device=cpu", refused) == 1
+        assert message in capsys.readouterr().err
+    assert call("finetune", data, latest, "--device=cpu") == 0
+    again = json.loads((folder / "result.json").read_text())
+    assert again == first
+    assert first["weights"] == str(Path.cwd() / "weights/test_resnet_imagenet.pt")
+    assert first["images_per_s"] > 0

@@ -1,0 +1,120 @@
+"""A step's gradient is the total batch's, however that is split into passes and ranks; nothing in it waits."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.multiprocessing import spawn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from twistnet import distributed
+from twistnet.recipe import Recipe, named
+from twistnet.train import Job, _Run, train
+
+# Without batch norm, whose statistics are those of a pass, the gradient of a batch is the mean of its parts'.
+RECIPE = named("demo").with_changes(model="test_vit", size=32, eval_size=32, batch_size=16, epochs=2, lr=0.5)
+
+
+def weights_after(rank: int, world_size: int, port: int, tree: Path, out: Path, recipe: Recipe) -> None:
+    """One rank of a run, in a process of its own where there are several."""
+    if world_size > 1:
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), **address)
+        torch.set_num_threads(1)
+    with distributed.join("cpu") as world:
+        train(Job(data_dir=tree, run_dir=out, weights_name="final.pt", workers=1), recipe, world)
+
+
+def trained(tree: Path, out: Path, ranks: int = 1, **changes: Any) -> dict[str, torch.Tensor]:
+    recipe = RECIPE.with_changes(batch_size=16 // ranks).with_changes(**changes)
+    if ranks == 1:
+        weights_after(0, 1, 0, tree, out, recipe)
+    else:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        spawn(weights_after, (ranks, port, tree, out, recipe), nprocs=ranks)
+    found: dict[str, torch.Tensor] = torch.load(out / "final.pt", weights_only=True)
+    return found
+
+
+def moved(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """The Euclidean distance between two models."""
+    return float(sum((one[name] - other[name]).double().square().sum() for name in one)) ** 0.5
+
+
+@pytest.fixture(scope="module")
+def start() -> dict[str, torch.Tensor]:
+    import timm
+
+    torch.manual_seed(RECIPE.seed)
+    return dict(timm.create_model("test_vit", num_classes=3, img_size=32).state_dict())
+
+
+@pytest.fixture(scope="module")
+def whole(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """Trained in one pass a step on one rank."""
+    return trained(tree, tmp_path_factory.mktemp("whole") / "run")
+
+
+@pytest.mark.parametrize(
+    "split", [{"batch_size": 4, "accumulate": 4}, {"ranks": 2}, {"ranks": 2, "accumulate": 2, "batch_size": 4}]
+)
+def test_passes_and_ranks_do_not_change_the_step(
+    tree: Path, tmp_path: Path, whole: dict[str, torch.Tensor], start: dict[str, torch.Tensor], split: dict[str, Any]
+) -> None:
+    parts = trained(tree, tmp_path / "run", **split)
+    assert moved(parts, whole) < 1e-4 * moved(start, whole)
+
+
+def test_clipping_bounds_every_step(tree: Path, tmp_path: Path, start: dict[str, torch.Tensor]) -> None:
+    plain = {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
+    # 8 steps at no more than the peak rate of 0.5 * 16 / 256, each of a gradient no longer than the norm.
+    clipped, free = (trained(tree, tmp_path / f"{norm}", clip_grad=norm, **plain) for norm in (0.01, None))
+    assert 0 < moved(clipped, start) <= 8 * 0.03125 * 0.01 * 1.001
+    assert moved(free, start) > 8 * 0.03125 * 0.01
+
+
+class HostReads(TorchDispatchMode):
+    """Counts what makes the host wait for a device: reading a tensor's value, and shapes that depend on values."""
+
+    NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "is_nonzero")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name in self.NAMES:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[HostReads]:
+    reads, step = HostReads(), _Run._train_step
+
+    def watched_step(run: _Run, batch: Any) -> None:
+        with reads:
+            step(run, batch)
+
+    monkeypatch.setattr(_Run, "_train_step", watched_step)
+    yield reads
+
+
+@pytest.mark.parametrize("model", ["twistnet18", "test_vit"])
+def test_a_step_reads_nothing_back(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str) -> None:
+    with watched(monkeypatch) as reads:
+        trained(tree, tmp_path / "run", model=model, clip_grad=1.0, accumulate=2, batch_size=8, drop_path=0.1)
+        assert reads.found == []
+        with reads:
+            float(torch.ones(1))
+        assert reads.found == ["_local_scalar_dense"], "the count counts"

@@ -1,0 +1,118 @@
+"""What a run is built from: its loaders and its model, refused before the first step where they cannot work."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+import loaders
+from loaders import InputError, Loader
+from loaders.augment import Augment
+from twistnet.distributed import World
+from twistnet.precision import Precision
+from twistnet.recipe import Recipe
+
+
+def open_split(
+    data_dir: Path,
+    split: str,
+    recipe: Recipe,
+    world: World,
+    *,
+    train: bool,
+    decoder: str = "auto",
+    workers: int | None = None,
+) -> Loader:
+    """The loader of one split under a recipe; `decoder` and `workers` as `loaders.open_loader` takes them."""
+    augment = recipe.train_augment() if train else Augment()
+    return loaders.open_loader(
+        data_dir,
+        split,
+        recipe.batch_size * (recipe.accumulate if train else 1),
+        train=train,
+        size=recipe.size if train else recipe.eval_size,
+        decoder=decoder,
+        augment=dataclasses.replace(augment, dtype=Precision.choose(world.device, recipe.amp).dtype),
+        device=world.device,
+        seed=recipe.seed,
+        shuffle=recipe.shuffle,
+        rank=world.rank,
+        world_size=world.world_size,
+        num_threads=workers,
+        crops=recipe.crops(),
+    )
+
+
+def make_model(recipe: Recipe, num_classes: int, world: World) -> nn.Module:
+    """The recipe's model as its seed initialises it, channels_last on the device.
+
+    Raises:
+        InputError: where timm knows no such model, or it cannot be built or take images of the recipe's sizes.
+    """
+    if not timm.is_model(recipe.model):
+        near = difflib.get_close_matches(recipe.model, timm.list_models(), n=1)
+        raise InputError(f"model {recipe.model!r} is unknown to timm" + (f": did you mean {near[0]}?" if near else "."))
+    options: dict[str, Any] = {"num_classes": num_classes}
+    if recipe.drop_path:  # not every model has it
+        options["drop_path_rate"] = recipe.drop_path
+    cfg = timm.models.get_pretrained_cfg(recipe.model)
+    if cfg is not None and cfg.fixed_input_size and recipe.size == recipe.eval_size:
+        options["img_size"] = recipe.size
+    torch.manual_seed(recipe.seed)
+    try:
+        model: nn.Module = timm.create_model(recipe.model, **options)
+    except Exception as error:  # each of a thousand models refuses in its own way
+        shown = ", ".join(f"{name}={value}" for name, value in options.items())
+        raise InputError(
+            f"model {recipe.model} cannot be built with {shown} ({_line(error)}): choose others."
+        ) from error
+    for size in sorted({recipe.size, recipe.eval_size}):
+        _try(model, recipe.model, size)
+    model.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
+
+
+@contextmanager
+def explained(recipe: Recipe) -> Iterator[None]:
+    """Says in a sentence what a step ran into that the user can change.
+
+    Raises:
+        InputError: where memory does not suffice, or batch norm has a single value a channel.
+    """
+    at = f"batch size {recipe.batch_size} at {recipe.size} pixels"
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator has no class of its own
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise InputError(
+            f"{at} does not fit into memory: lower --batch_size, and raise --accumulate to match."
+        ) from error
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise InputError(f"{at} leaves batch norm one value a channel: raise --batch_size or --size.") from error
+
+
+@torch.no_grad()
+def _try(model: nn.Module, name: str, size: int) -> None:
+    model.eval()
+    try:
+        model(torch.zeros(1, 3, size, size))
+    except Exception as error:
+        raise InputError(
+            f"model {name} cannot take images of {size} pixels ({_line(error)}): change --size."
+        ) from error
+    model.train()
+
+
+def _line(error: Exception) -> str:
+    return " ".join(f"{error}".split())[:200] or type(error).__name__
