@@ -30,10 +30,11 @@ $(READY): setup.cfg pyproject.toml .ci/constraints.txt | system
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 10) <= v < (3, 14) else \
 	    f"Python {v[0]}.{v[1]} is not supported: call make PYTHON=python3.12, or any of 3.10 to 3.13.")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Installing into $(VENV): about 6 GB, mostly PyTorch's CUDA libraries."
+	@echo "Installing into $(VENV): about 7 GB, mostly PyTorch's CUDA libraries."
 	$(PIP) --editable '.[demo,plots,test]'
-	if pkg-config --exists opencv4 libturbojpeg; then $(PIP) --editable '.[ffcv]'; \
-	    else echo "Without OpenCV's and TurboJPEG's headers FFCV is left out; all else works."; fi
+	if ! pkg-config --exists opencv4 libturbojpeg; then \
+	    echo "Without OpenCV's and TurboJPEG's headers FFCV is left out; all else works."; \
+	elif ! $(PIP) --editable '.[ffcv]'; then echo "FFCV did not build and is left out; all else works."; fi
 	touch $@
 
 # As root or with sudo; without either it says what to install, and goes on.

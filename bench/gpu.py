@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from bench.rows import append_rates
 from bench.timing import Rate, measure
 from convert.photographs import make_demo_sets
-from loaders import Batch, InputError, open_loader
+from loaders import Batch, InputError, Loader, open_loader
 from loaders.augment import Augment
 from twistnet.loss import mixed_cross_entropy
 from twistnet.optimiser import make_optimiser
@@ -133,18 +135,22 @@ def augment_rates(device: torch.device, recipe: Recipe, rounds: int, seconds: fl
 def loader_rates(device: torch.device, data: Path, recipe: Recipe, rounds: int, seconds: float) -> dict[str, Rate]:
     """The whole loader, with the guide's augmentation and without any."""
 
-    def run_of(augment: Augment | None) -> Callable[[], int]:
-        loader = open_loader(
-            data, "train", recipe.batch_size, train=True, size=recipe.size, augment=augment, device=device
-        )
+    augments = {"tree, reference, guide": recipe.train_augment(), "tree, reference, uint8": None}
+    with contextlib.ExitStack() as stack:
+        runs: dict[str, Callable[[], int]] = {}
+        for name, augment in augments.items():
+            loader = open_loader(
+                data, "train", recipe.batch_size, train=True, size=recipe.size, augment=augment, device=device
+            )
+            stack.callback(loader.close)
+            runs[name] = functools.partial(_epoch_of, loader)
+        return measure(runs, rounds=rounds, seconds=seconds, device=device)
 
-        def batches() -> int:
-            return sum(int(batch.valid.sum()) for batch in loader.epoch(0))
 
-        return batches
-
-    runs = {"tree, reference, guide": run_of(recipe.train_augment()), "tree, reference, uint8": run_of(None)}
-    return measure(runs, rounds=rounds, seconds=seconds, device=device)
+def _epoch_of(loader: Loader) -> int:
+    for batch in loader.epoch(0):
+        del batch
+    return loader.num_samples
 
 
 def training_step(device: torch.device, recipe: Recipe, name: str, lr: float) -> tuple[Callable[[], int], list[Tensor]]:

@@ -1,8 +1,8 @@
 """The `reference` decoder: the definition of right, which every faster decoder is held to.
 
 Pillow decodes (libjpeg-turbo for JPEG), and Pillow's antialiased resize follows the crop. torch's uint8 antialiased
-resize is as fast but not the same: on a processor with AVX-512 its bilinear differs by one level in 3 % of the values
-and its bicubic by up to 12 levels. EXIF orientation is ignored, as ImageNet training does.
+resize is not the same on every processor: its vectorised paths may differ by a level and, for bicubic, by more. EXIF
+orientation is ignored, as ImageNet training does.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def function_of(name: str) -> object:
-    module, _, attribute = COMMANDS[name].target.partition(":")
+    module, _, attribute = (COMMANDS | BENCH_COMMANDS)[name].target.partition(":")
     return getattr(importlib.import_module(module), attribute)
 
 
@@ -36,6 +36,17 @@ def test_the_flag_table_is_the_commands(name: str) -> None:
         flag for flags, command in table if command in ("both", name) for flag in re.findall(r"--(\w+)", flags)
     }
     assert {flag.removeprefix("no_") for flag in documented} == set(parameters_of(function_of(name)))
+
+
+@pytest.mark.parametrize("name", sorted({*COMMANDS, *BENCH_COMMANDS} - {"pretrain", "finetune"}))
+def test_the_rows_of_the_others_name_their_flags_and_defaults(name: str) -> None:
+    (row,) = re.findall(rf"^\| `(?:twistnet|python -m bench) {name}` \| (.*) \|$", README, re.MULTILINE)
+    shown = dict(re.findall(r"`--(\w+)(?: ([^`]+))?`", row))
+    parameters = parameters_of(function_of(name))
+    assert set(shown) == set(parameters)
+    for flag, default in shown.items():
+        expected = parameters[flag].default
+        assert default == ("" if expected is None or expected is False else str(expected))
 
 
 def command_lines() -> list[str]:

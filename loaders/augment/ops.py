@@ -83,7 +83,7 @@ def color(images: Tensor, change: float) -> Tensor:
     # Where a channel equals the luma, the last bit decides whether a level is lost. So this rounds the product and the
     # sum at once, as the fused multiply-add of torchvision does: in float64 the product is exact.
     shift = _luma(images).to(torch.float64).mul_(float(np.float32(1.0 - factor)))
-    # A channel at a time, because broadcasting over the three channels of a pixel costs four times as much.
+    # A channel at a time, because broadcasting over the three channels of a pixel is slow on a CPU.
     for channel in blend.unbind(-1):
         channel.add_(shift)
     return _to_uint8(blend)
@@ -129,7 +129,7 @@ def posterize(images: Tensor, bits: float) -> Tensor:
 
 def solarize(images: Tensor, threshold: float) -> Tensor:
     """Inverts the values from `threshold` on, given as a share of 255."""
-    # Exclusive-or with 255 inverts; choosing with torch.where takes seven times as long on uint8.
+    # Exclusive-or with 255 inverts; torch.where is slow on uint8.
     return images ^ (images >= 255.0 * threshold).to(torch.uint8).mul_(255)
 
 

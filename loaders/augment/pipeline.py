@@ -130,7 +130,7 @@ class Augment:
 def _levels_of_a_row(mean: RGB, std: RGB, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Mean and std in levels of 0 to 255, repeated for each pixel of a row: two (W * 3,) float32 tensors.
 
-    A whole row, because broadcasting over the three channels of a pixel costs four times as much on a CPU; kept by
+    A whole row, because broadcasting over the three channels of a pixel is slow on a CPU; kept by
     device, because a copy from the host stalls it.
     """
     levels = torch.tensor((mean, std), dtype=torch.float64).mul_(255.0).float().repeat(1, width).to(device)
