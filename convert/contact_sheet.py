@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import random
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageOps
 
 from loaders.errors import InputError
+from loaders.files import write_atomically
 
 _SUFFIXES = {".jpg", ".jpeg", ".png"}
 _LABEL_WIDTH = 120
@@ -19,7 +19,7 @@ def contact_sheet(folder: Path, path: Path, *, per_class: int = 8, side: int = 9
 
     Args:
         folder: holds one folder a class, each with JPEG or PNG files.
-        path: where the sheet goes; its suffix chooses the format.
+        path: where the sheet goes, a PNG.
         per_class: samples a row at most.
         side: pixels of a sample's side.
         seed: chooses the samples.
@@ -47,7 +47,5 @@ def contact_sheet(folder: Path, path: Path, *, per_class: int = 8, side: int = 9
                 tile = ImageOps.fit(image.convert("RGB"), (side, side))
             sheet.paste(tile, (_LABEL_WIDTH + column * side, row * side))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{path.name}")
-    sheet.save(temporary)
-    os.replace(temporary, path)
+    write_atomically(path, lambda file: sheet.save(file, format="PNG"))
     return path

@@ -29,6 +29,7 @@ from PIL import Image, features
 from tqdm import tqdm
 
 from loaders.errors import InputError
+from loaders.files import write_atomically
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels of the photograph; right and bottom are outside
 
@@ -349,9 +350,8 @@ def _read_manifest(path: Path) -> dict[str, Any] | None:
 def _write_manifest(path: Path, manifest: dict[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.tmp")
-        temporary.write_text(json.dumps(manifest), encoding="utf-8")
-        os.replace(temporary, path)
+        text = json.dumps(manifest)
+        write_atomically(path, lambda file: file.write(text.encode()))
     except OSError as error:
         raise InputError(f"{path.parent} cannot be written ({error.strerror}): choose another folder.") from error
 

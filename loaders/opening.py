@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import torch
 
 from loaders.augment import Augment
+from loaders.beton import open_beton, open_beton_split
 from loaders.cores import usable_cores
 from loaders.crops import CropPolicy
 from loaders.errors import InputError
 from loaders.loader import BatchLoader, Plan
+from loaders.manifest import is_converted, read_manifest
 from loaders.order import Order
 from loaders.reference import ReferenceDecoder
+from loaders.shards import open_shards
+from loaders.subset import find_split
 from loaders.tree import open_tree
 from loaders.types import Decoder, Loader, Store
 
@@ -21,12 +26,27 @@ DECODERS = ("reference",)
 
 
 def open_store(path: str | Path, split: str) -> Store:
-    """The store of one split of a data set: today a tree of image files.
+    """The store of one split of a data set, recognised by what is there.
+
+    Args:
+        path: a converted set's folder (its shards, or its beton where it has no shards), a `.beton` file of FFCV's,
+            or a tree of image files.
+        split: its name, in a converted set a named subset's too. A `.beton` file holds one split: any name will do
+            but one that the file's own name contradicts, as "val" for imagenet_train.beton.
 
     Raises:
-        InputError: where the path is no such data set, or has no such split.
+        InputError: where the path is no such data set, has no such split, or holds what its manifest does not say.
     """
-    return open_tree(Path(path), split)
+    path = Path(path)
+    if path.suffix == ".beton" and not path.is_dir():
+        _check_named(path, split)
+        return open_beton(path)
+    if not is_converted(path):
+        return open_tree(path, split)
+    manifest = read_manifest(path)
+    base, _ = find_split(manifest, split)
+    entry = manifest.splits[base]
+    return open_beton_split(path, split) if entry.beton and not entry.shards else open_shards(path, split)
 
 
 def open_loader(
@@ -50,8 +70,8 @@ def open_loader(
     """Opens one split for one rank.
 
     Args:
-        path: a folder `<split>/<class>/<image>`, or DTD's.
-        split: "train", "val", ...; for DTD "train1" to "test10".
+        path: a folder `<split>/<class>/<image>`, or DTD's; a converted set's folder; or a `.beton` file.
+        split: "train", "val", ...; for DTD "train1" to "test10"; as `open_store` says for a `.beton` file.
         batch_size: samples of a batch on this rank.
         train: shuffled order, random resized crops and flips; otherwise the set's order and central crops.
         size: side of the images in pixels.
@@ -100,6 +120,14 @@ def open_loader(
         world_size=world_size,
     )
     return BatchLoader(plan, num_threads=threads, look_ahead=look_ahead)
+
+
+def _check_named(path: Path, split: str) -> None:
+    # Else a run given one .beton for all its splits would be scored on its own training images.
+    words = re.split("[^a-z]+", path.stem.lower())
+    named = [name for name in ("train", "val", "test") if any(word.startswith(name) for word in words)]
+    if named and not any(split.startswith(name) for name in named):
+        raise InputError(f"{path} is named after {named[0]}, not {split}: name the file of split {split!r}.")
 
 
 def _open_decoder(name: str, interpolation: str) -> Decoder:

@@ -23,6 +23,8 @@ FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BI
 class ReferenceDecoder:
     """Every format that Pillow reads, as RGB: CMYK, gray, palette, alpha and 16 bits are converted as Pillow does.
 
+    Raw pixels are cropped, resized and mirrored as the decoded ones are.
+
     Args:
         interpolation: "bilinear" or "bicubic", both antialiased.
     """
@@ -37,8 +39,7 @@ class ReferenceDecoder:
         failures = {}
         for index, encoded in enumerate(data):
             try:
-                with _open(encoded) as image:
-                    sizes[index] = image.height, image.width
+                sizes[index] = _size(encoded)
             # Pillow's plug-ins raise nearly anything on hostile bytes: struct.error, SyntaxError, OSError, ...
             except Exception as error:
                 failures[index] = _reason(error)
@@ -56,8 +57,7 @@ class ReferenceDecoder:
         for index, encoded in enumerate(data):
             top, left, box_h, box_w = (int(edge) for edge in boxes[index])
             try:
-                with _open(encoded) as image:
-                    crop = image.convert("RGB").crop((left, top, left + box_w, top + box_h))
+                crop = _crop(encoded, top, left, top + box_h, left + box_w)
                 pixels = np.asarray(crop.resize((width, height), self._filter))
             except Exception as error:  # as above
                 failures[index] = _reason(error)
@@ -66,7 +66,28 @@ class ReferenceDecoder:
         return failures
 
 
-def _open(encoded: Encoded) -> Image.Image:
+def _size(encoded: Encoded) -> tuple[int, int]:
+    if isinstance(encoded, np.ndarray):
+        height, width, _ = _checked(encoded).shape
+        return height, width
+    with _open(encoded) as image:
+        return image.height, image.width
+
+
+def _crop(encoded: Encoded, top: int, left: int, bottom: int, right: int) -> Image.Image:
+    if isinstance(encoded, np.ndarray):
+        return Image.fromarray(_checked(encoded)[top:bottom, left:right])
+    with _open(encoded) as image:
+        return image.convert("RGB").crop((left, top, right, bottom))
+
+
+def _checked(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+        raise ValueError(f"pixels {pixels.shape} of {pixels.dtype} are not (H, W, 3) of uint8")
+    return pixels
+
+
+def _open(encoded: bytes | memoryview) -> Image.Image:
     image = Image.open(io.BytesIO(encoded))
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"{image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS}")

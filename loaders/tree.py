@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loaders.errors import InputError, SampleError
+from loaders.types import check_sample
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
 
@@ -50,6 +51,7 @@ class TreeStore:
         return digest.hexdigest()
 
     def key(self, sample: int) -> str:
+        check_sample(sample, len(self))
         return os.path.join(self._root, self._names[sample])
 
     def read(self, sample: int) -> bytes:
@@ -59,6 +61,11 @@ class TreeStore:
                 return file.read()
         except OSError as error:
             raise SampleError(path, error.strerror or str(error)) from error
+
+    def hint(self, samples: Sequence[int]) -> None:
+        # To ask for a file's pages takes opening it, which costs about as much as the reading that it would save.
+        for sample in samples:
+            check_sample(sample, len(self))
 
 
 def open_tree(path: Path, split: str) -> TreeStore:
@@ -72,7 +79,7 @@ def open_tree(path: Path, split: str) -> TreeStore:
         InputError: where the folder, the split, its classes or its images are not there.
     """
     if not path.is_dir():
-        raise InputError(f"data folder {path} does not exist: name the folder that holds train/ and val/.")
+        raise InputError(f"data folder {path} does not exist: check --data_dir.")
     dtd = _dtd_root(path)
     return _open_dtd(dtd, split) if dtd else _open_folders(path, split)
 
@@ -152,7 +159,16 @@ def _image_files(folder: Path, name: str) -> list[str]:
                 if entry.name.startswith("."):
                     continue
                 if entry.is_dir():
+                    if entry.is_symlink() and _holds(entry.path, folder / current):
+                        raise InputError(f"{entry.path} links to a folder that holds it: remove the link.")
                     pending.append(inside)
-                elif entry.name.lower().endswith(EXTENSIONS):
+                # A link that leads nowhere is listed too, so that reading it names it; a pipe would be waited for.
+                elif entry.name.lower().endswith(EXTENSIONS) and (entry.is_file() or entry.is_symlink()):
                     files.append(inside)
     return sorted(files)
+
+
+def _holds(link: str, folder: Path) -> bool:
+    """Whether a link leads to the folder that it lies in, or to one above."""
+    target = os.path.realpath(link)
+    return os.path.commonpath((target, os.path.realpath(folder))) == target

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-Encoded: TypeAlias = bytes | memoryview
+# An encoded image, or raw pixels (H, W, 3). Views of a memory map are read-only.
+Encoded: TypeAlias = bytes | memoryview | npt.NDArray[np.uint8]
 Failures: TypeAlias = Mapping[int, str]  # place in the call -> what is wrong with that sample
 
 
@@ -43,10 +44,24 @@ class Store(Protocol):
         """The number of samples, N."""
 
     def read(self, sample: int) -> Encoded:
-        """The encoded bytes of one sample. Raises SampleError where they cannot be read."""
+        """The encoded bytes or raw pixels of one sample.
+
+        Raises:
+            SampleError: where they cannot be read.
+            IndexError: where `sample` is not 0 to N - 1; so do `key` and `hint`.
+        """
 
     def key(self, sample: int) -> str:
         """What names the sample to a person: a path, or shard and member."""
+
+    def hint(self, samples: Sequence[int]) -> None:
+        """Tells the store what will be read soon; it may do nothing."""
+
+
+def check_sample(sample: int, count: int) -> None:
+    """Raises IndexError where a store of `count` samples has no such one: negative ids do not count from the end."""
+    if not 0 <= sample < count:
+        raise IndexError(f"sample {sample} is outside 0 to {count - 1}: take one of this split's ids.")
 
 
 class Decoder(Protocol):

@@ -281,9 +281,7 @@ def test_a_split_batch_has_the_pixels_of_the_whole_one() -> None:
 
 def test_parts_that_are_left_out_draw_nothing() -> None:
     assert Augment().draw(0, 0, np.arange(3), 32) == AugmentDraws(None, None)
-    assert Augment().group == 1
     Augment().check_batch_size(3)
-    assert Augment(mix=Mix(group=4)).group == 4
     Augment(mix=Mix(group=4)).check_batch_size(12)
 
 

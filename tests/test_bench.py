@@ -19,7 +19,7 @@ from loaders.augment import Augment
 from twistnet.recipe import named
 
 CPU = torch.device("cpu")
-SMALL = named("demo").with_changes(batch_size=32, size=32)
+SMALL = named("guide").with_changes(batch_size=32, size=32)
 
 
 def test_rounds_are_interleaved_after_a_warm_up() -> None:

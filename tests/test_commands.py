@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -87,9 +88,11 @@ def test_epoch_lines_and_log_agree(run: Path, tree: Path, capsys: pytest.Capture
         (["--resume=checkpoints/latest.pt", "--recipe=guide"], "--recipe guide differs from the demo"),
         (["--resume=checkpoints/latest.pt", "--batch_size=12"], "no total batch of 16"),
         (["--resume=checkpoints/latest.pt", "--checkpoint_dir=other"], "--checkpoint_dir other is not the folder"),
-        (["--checkpoint_dir=new", "--batch_size=10"], "mixing needs a multiple of 4: take 8"),
+        (["--checkpoint_dir=new", "--recipe=guide", "--batch_size=12"], "mixing needs a multiple of 8: take 8"),
         (["--checkpoint_dir=new", "--model=twistnet19"], "twistnet19"),
-        (["--checkpoint_dir=new", "--epochs=1"], "warmup_epochs 1 leaves nothing of 1 epochs"),
+        (["--checkpoint_dir=new", "--warmup_epochs=2"], "warmup_epochs 2 leaves nothing of 2 epochs"),
+        (["--checkpoint_dir=new", "--weights_dir=checkpoints/log.jsonl"], "checkpoints/log.jsonl is no folder"),
+        (["--resume=checkpoints/latest.pt", "--accumulate=0"], "accumulate 0 is too small"),
         (["--checkpoint_dir=new", "--data_dir=nowhere"], "nowhere does not exist"),
         (["--checkpoint_dir=new", "--recipe=a9"], "recipe 'a9' is unknown"),
         (["--checkpoint_dir=new", "--workers=0"], "workers 0 is too small"),
@@ -173,6 +176,77 @@ def test_going_on_in_another_precision_is_said(tree: Path, run: Path, capsys: py
     assert "Trained in torch.float16 so far; this device goes on in torch.float32" in capsys.readouterr().out
     groups = torch.load(run / "latest.pt", weights_only=True)["optimiser"]["param_groups"]
     assert not any(group["fused"] for group in groups)
+
+
+def test_a_log_that_a_power_cut_tore_does_not_stop_a_run(tree: Path, run: Path) -> None:
+    log = run / "log.jsonl"
+    whole = log.read_text().splitlines()
+    log.write_text("\n".join(whole[:-1]) + "\n\0\0garbage\n" + whole[-1] + "\n")
+    assert resume(tree, f"--resume={run / 'latest.pt'}") == 0
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [row["kind"] for row in rows] == [*(json.loads(line)["kind"] for line in whole[:-1]), "start"]
+
+
+def test_a_checkpoint_that_lacks_something_is_refused(
+    tree: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = torch.load(run / "latest.pt", weights_only=True)
+    del state["meter"]
+    torch.save(state, run / "latest.pt")
+    assert resume(tree, f"--resume={run / 'latest.pt'}") == 1
+    assert "latest.pt lacks meter" in capsys.readouterr().err
+
+
+def test_without_its_best_a_resumed_run_finds_a_new_one(tree: Path, run: Path) -> None:
+    state = torch.load(run / "latest.pt", weights_only=True)
+    copied = run.parent / "copied"
+    copied.mkdir()
+    torch.save(state | {"epoch": 1, "best_top1": 1.0}, copied / "latest.pt")
+    assert resume(tree, f"--resume={copied / 'latest.pt'}") == 0
+    assert torch.load(copied / "best.pt", weights_only=True)["epoch"] == 2
+
+
+def test_drawing_may_fail(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # importing it raises, as in a broken installation
+    assert pretrain(tree, "--epochs=1") == 0
+    assert "[Warning] curves.png could not be drawn: import of matplotlib.figure" in capsys.readouterr().out
+
+
+def test_what_failed_before_a_checkpoint_can_be_started_again(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    copy = shutil.copytree(tree, tmp_path / "copy")
+    (copy / "train" / "cat" / "cat_3.JPEG").write_bytes(b"torn")
+    assert pretrain(copy) == 1
+    assert "cat_3.JPEG cannot be decoded" in capsys.readouterr().err
+    assert Path("checkpoints/log.jsonl").exists()
+    shutil.copy(tree / "train" / "cat" / "cat_3.JPEG", copy / "train" / "cat")
+    assert pretrain(copy) == 0
+
+
+@pytest.mark.parametrize("environment", [{}, {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "busy"}])
+def test_processes_that_cannot_meet_say_so(
+    tree: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    environment: dict[str, str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
+        for name, value in (ranks | environment).items():
+            monkeypatch.setenv(name, str(busy.getsockname()[1]) if value == "busy" else value)
+        assert pretrain(tree) == 1
+    printed = capsys.readouterr().err
+    assert "the 2 processes cannot meet (" in printed
+    assert printed.count("\n") == 1
 
 
 def test_what_a_kill_left_half_written_is_cleared(tree: Path, run: Path) -> None:

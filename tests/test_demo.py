@@ -37,6 +37,11 @@ def test_the_demo_goes_the_whole_way(
         assert row["images_per_s"] > 0
     origins = [json.loads(Path(row["folder"], "result.json").read_text())["weights"] for row in rows[1:]]
     assert origins == [f"{rows[0]['folder']}/test_resnet_imagenet.pt", None]
+    better = rows[1]["accuracy"] > rows[2]["accuracy"]
+    assert f"Pretrained weights {'helped' if better else 'did not help'}: {rows[1]['accuracy']:.1%}" in printed
+    for sheet in ("photographs.png", "dtd.png"):
+        with Image.open(Path("here") / sheet) as image:
+            assert image.width > 400
     tests = [len(path.read_text().splitlines()) for path in Path("here/data/dtd/labels").glob("test1.txt")]
     assert [json.loads(Path(row["folder"], "result.json").read_text())["test_samples"] for row in rows[1:]] == tests * 2
 
@@ -48,7 +53,7 @@ def test_the_demo_goes_the_whole_way(
     assert len(list(Path("here/runs").iterdir())) == 2
 
 
-@pytest.mark.parametrize(("argv", "message"), [(["--epochs=1"], "warmup_epochs 1"), (["--seed=-1"], "seed -1")])
+@pytest.mark.parametrize(("argv", "message"), [(["--epochs=0"], "epochs 0"), (["--seed=-1"], "seed -1")])
 def test_the_demo_refuses_before_it_makes_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], argv: list[str], message: str
 ) -> None:

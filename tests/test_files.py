@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import pytest
 
-from twistnet.files import write_atomically
+from loaders.files import write_atomically
 
 
 def test_the_file_gets_its_content_and_nothing_is_left_over(tmp_path: Path) -> None:

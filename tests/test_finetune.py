@@ -110,3 +110,16 @@ def test_a_resumed_run_keeps_its_fold_and_tells_its_weights(dtd: Path, capsys: p
     assert again == first
     assert first["weights"] == str(Path.cwd() / "weights/test_resnet_imagenet.pt")
     assert first["images_per_s"] > 0
+
+
+def test_what_cannot_be_gone_on_with_is_refused(dtd: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    latest = f"--resume={run / 'latest.pt'}"
+    assert call("finetune", f"--data_dir={dtd}", latest, "--device=cpu") == 1
+    assert "was trained on train, no fold: go on with twistnet pretrain --resume" in capsys.readouterr().err
+    assert finetune(dtd, "--run_dir=runs/one") == 0
+    Path("runs/one/best.pt").unlink()
+    capsys.readouterr()
+    assert call("finetune", f"--data_dir={dtd}", "--resume=runs/one/latest.pt", "--device=cpu") == 1
+    assert "the run has ended and runs/one/best.pt is gone" in capsys.readouterr().err
+    assert main(["finetune", f"--data_dir={dtd}", "--weights="]) == 1
+    assert "--weights is empty" in capsys.readouterr().err

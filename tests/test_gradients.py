@@ -15,11 +15,14 @@ from torch.multiprocessing import spawn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from twistnet import distributed
+from twistnet.buffers import average_buffers
 from twistnet.recipe import Recipe, named
 from twistnet.train import Job, _Run, train
 
 # Without batch norm, whose statistics are those of a pass, the gradient of a batch is the mean of its parts'.
-RECIPE = named("demo").with_changes(model="test_vit", size=32, eval_size=32, batch_size=16, epochs=2, lr=0.5)
+RECIPE = named("guide").with_changes(
+    model="test_vit", size=32, eval_size=32, batch_size=16, epochs=2, lr=0.5, momentum=0.9, mix_group=4
+)
 
 
 def weights_after(rank: int, world_size: int, port: int, tree: Path, out: Path, recipe: Recipe) -> None:
@@ -118,3 +121,31 @@ def test_a_step_reads_nothing_back(tree: Path, tmp_path: Path, monkeypatch: pyte
         with reads:
             float(torch.ones(1))
         assert reads.found == ["_local_scalar_dense"], "the count counts"
+
+
+def buffers_of(rank: int, world_size: int, port: int, out: Path) -> None:
+    """Trains a batch norm on inputs whose mean is 10 times the rank, and writes down what all ranks come to."""
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), **address)
+    with distributed.join("cpu") as world:
+        model = torch.nn.BatchNorm1d(1)
+        parallel = world.wrap(model)
+        generator = torch.Generator().manual_seed(rank)
+        for _ in range(100):
+            parallel(torch.randn(64, 1, generator=generator) + 10 * rank).sum().backward()
+        own = float(model.running_mean)
+        average_buffers(model, world)
+        torch.save((own, model.running_mean, model.running_var, model.num_batches_tracked), out / f"{rank}.pt")
+
+
+def test_batch_norms_statistics_are_those_of_all_ranks(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    spawn(buffers_of, (3, port, tmp_path), nprocs=3)
+    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(3)]
+    assert [own for own, *_ in found] == pytest.approx([0, 10, 20], abs=0.5)
+    for _, mean, var, count in found:
+        assert float(mean) == pytest.approx(10, abs=0.5)
+        assert float(var) == pytest.approx(1, abs=0.2)
+        assert int(count) == 100

@@ -38,6 +38,23 @@ def test_the_flag_table_is_the_commands(name: str) -> None:
     assert {flag.removeprefix("no_") for flag in documented} == set(parameters_of(function_of(name)))
 
 
+@pytest.mark.parametrize("name", ["pretrain", "finetune"])
+def test_the_flag_table_gives_the_defaults(name: str) -> None:
+    parameters, checked = parameters_of(function_of(name)), 0
+    for flags, command, _, defaults in re.findall(r"^\| (`--.*?) \| (\w+) \| (.*?) \| (.*?) \|$", README, re.MULTILINE):
+        if command not in ("both", name):
+            continue
+        names = [flag.removeprefix("no_") for flag in re.findall(r"--(\w+)", flags)]
+        shown = [part.strip(" `") for part in defaults.split(",")]
+        expected = [(flag, parameters[flag].default) for flag in names if not parameters[flag].required]
+        for place, (flag, default) in enumerate(expected):
+            if isinstance(default, (str, int, float, Path)) and not isinstance(default, bool):
+                expected_text = f"{default:g}" if isinstance(default, float) else str(default)
+                assert shown[place] == expected_text, flag
+                checked += 1
+    assert checked >= 5
+
+
 @pytest.mark.parametrize("name", sorted({*COMMANDS, *BENCH_COMMANDS} - {"pretrain", "finetune"}))
 def test_the_rows_of_the_others_name_their_flags_and_defaults(name: str) -> None:
     (row,) = re.findall(rf"^\| `(?:twistnet|python -m bench) {name}` \| (.*) \|$", README, re.MULTILINE)

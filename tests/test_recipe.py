@@ -52,7 +52,10 @@ def test_recipes_survive_json(name: str) -> None:
         ({"batch_size": -4}, "batch_size -4"),
         ({"lr": -0.1}, "lr -0.1"),
         ({"label_smoothing": 1.0}, "label_smoothing 1.0"),
-        ({"epochs": 5}, "warmup_epochs 5 leaves nothing of 5 epochs"),
+        ({"epochs": 5, "warmup_epochs": 5}, "warmup_epochs 5 leaves nothing of 5 epochs"),
+        ({"warmup_epochs": 600}, "warmup_epochs 600 leaves nothing of 600 epochs"),
+        ({"mixup_alpha": -1.0, "cutmix_alpha": -2.0}, "mixup_alpha -1.0"),
+        ({"shuffle": "none"}, "one class after the other"),
         ({"clip_grad": 0.0}, "clip_grad 0.0"),
         ({"size": 16}, "size 16"),
         ({"randaugment_magnitude": 31}, "31"),
@@ -104,3 +107,9 @@ def test_values_of_another_type_are_refused(key: str, value: object) -> None:
 def test_show_refuses_an_impossible_number_of_processes() -> None:
     with pytest.raises(InputError, match="--world_size -3"):
         show(world_size=-3)
+
+
+def test_fewer_epochs_shorten_a_warm_up_that_is_not_named() -> None:
+    assert named("guide").with_changes(epochs=3).warmup_epochs == 2
+    assert named("guide").with_changes(epochs=1).warmup_epochs == 0
+    assert named("guide").with_changes(epochs=90).warmup_epochs == 5

@@ -25,7 +25,7 @@ from twistnet.precision import Precision
 from twistnet.recipe import named
 
 RECORD_RUN = Path(__file__).parent / "record_run.py"
-EPOCHS, STEPS_PER_EPOCH = 4, 3  # 51 images in total batches of 24
+TOTAL_BATCH, EPOCHS, STEPS_PER_EPOCH = 16, 4, 4  # of 51 images
 TIMED = ("seconds", "wait_s", "images_per_s", "stages", "time")
 
 
@@ -58,7 +58,8 @@ class Run:
         )
 
     def begin(self) -> subprocess.Popen[str]:
-        new = ["--recipe=demo", f"--epochs={EPOCHS}", "--size=32", f"--batch_size={24 // self.ranks}", "--seed=3"]
+        batch_size = f"--batch_size={TOTAL_BATCH // self.ranks}"
+        new = ["--recipe=guide", f"--epochs={EPOCHS}", "--size=32", batch_size, "--seed=3"]
         return self.start(*new, f"--checkpoint_dir={self.folder}")
 
     def finish(self, process: subprocess.Popen[str]) -> str:
@@ -148,7 +149,9 @@ def test_a_killed_run_ends_with_the_same_bits(
 
 def test_one_rank_goes_on_where_two_were_killed(whole: Callable[[int], Run], tree: Path, tmp_path: Path) -> None:
     run = killed(tmp_path, tree, 2)
-    on_two = {key: samples for key, samples in run.batches().items() if len(samples) == 24}  # both ranks wrote theirs
+    on_two = {
+        key: samples for key, samples in run.batches().items() if len(samples) == TOTAL_BATCH
+    }  # both ranks wrote theirs
     for path in tmp_path.glob("record.*"):
         path.unlink()
     run.resume(ranks=1)
@@ -160,7 +163,10 @@ def test_one_rank_goes_on_where_two_were_killed(whole: Callable[[int], Run], tre
 
 def test_two_ranks_score_the_model_that_they_save(whole: Callable[[int], Run], tree: Path) -> None:
     run = whole(2)
-    recipe, world = named("demo").with_changes(size=32, seed=3), World(rank=0, world_size=1, device=torch.device("cpu"))
+    recipe, world = (
+        named("guide").with_changes(size=32, eval_size=32, batch_size=8),
+        World(rank=0, world_size=1, device=torch.device("cpu")),
+    )
     model = make_model(recipe, 3, world)
     model.load_state_dict(torch.load(run.folder / "latest.pt", weights_only=True)["model"])
     loader = open_split(tree, "val", recipe, world, train=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -111,3 +112,21 @@ def test_a_file_that_goes_away_is_named(tree: Path, tmp_path: Path) -> None:
     Path(store.key(3)).unlink()
     with pytest.raises(SampleError, match=r"astronaut_11\.JPEG"):
         store.read(3)
+
+
+def test_pipes_are_no_images_and_broken_links_are_named(tree: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(tree, tmp_path / "copy")
+    os.mkfifo(copy / "train" / "cat" / "pipe.jpg")
+    (copy / "train" / "cat" / "zz.jpg").symlink_to(tmp_path / "gone.jpg")
+    store = open_store(copy, "train")
+    assert len(store) == 52
+    (link,) = [sample for sample in range(52) if store.key(sample).endswith("zz.jpg")]
+    with pytest.raises(SampleError, match=r"zz\.jpg"):
+        store.read(link)
+
+
+def test_a_folder_that_links_to_itself_is_named(tree: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(tree, tmp_path / "copy")
+    (copy / "train" / "cat" / "again").symlink_to(copy / "train" / "cat")
+    with pytest.raises(InputError, match="cat/again links to a folder that holds it"):
+        open_store(copy, "train")

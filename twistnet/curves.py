@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from twistnet.files import write_atomically
+from loaders.files import write_atomically
 from twistnet.run_folder import RunFolder
 
 

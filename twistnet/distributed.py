@@ -43,19 +43,17 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
-    def average_buffers(self, model: nn.Module) -> None:
-        """Gives every rank the mean of all ranks' floating-point buffers, which are batch norm's running statistics.
-
-        Each rank's follow the batches that it saw; without this, ranks would validate and save different models.
-        """
+    def gather(self, tensor: Tensor) -> Tensor:
+        """(world_size, *shape): every rank's tensor, on every rank."""
         if self.world_size == 1:
-            return
-        buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
-        if buffers:
-            flat = torch.cat([buffer.reshape(-1).float() for buffer in buffers])
-            parts = torch.split(self.sum(flat) / self.world_size, [buffer.numel() for buffer in buffers])
-            for buffer, part in zip(buffers, parts, strict=True):
-                buffer.copy_(part.view_as(buffer))
+            return tensor[None]
+        found = [torch.empty_like(tensor) for _ in range(self.world_size)]
+        dist.all_gather(found, tensor)
+        return torch.stack(found)
+
+    def any(self, true_here: bool) -> bool:
+        """Whether it is true on any rank; all of them call this."""
+        return bool(self.sum(torch.tensor(float(true_here), device=self.device)) > 0)
 
     def wait_for_all(self) -> None:
         """Returns once every rank has come here."""
@@ -63,11 +61,13 @@ class World:
             dist.barrier()
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model, averaging its gradients over the ranks."""
+        """The model, averaging its gradients over the ranks. Buffers stay each rank's own: `twistnet.buffers`."""
         if self.world_size == 1:
             return model
         on_card = [self.device.index] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(model, device_ids=on_card, gradient_as_bucket_view=True)
+        return nn.parallel.DistributedDataParallel(
+            model, device_ids=on_card, gradient_as_bucket_view=True, broadcast_buffers=False
+        )
 
 
 @contextmanager
@@ -90,7 +90,13 @@ def join(device: str) -> Iterator[World]:
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
         backend = "nccl"
-    dist.init_process_group(backend, timeout=_TIMEOUT, device_id=chosen if backend == "nccl" else None)
+    try:
+        dist.init_process_group(backend, timeout=_TIMEOUT, device_id=chosen if backend == "nccl" else None)
+    except (ValueError, dist.DistError) as error:
+        reason = " ".join(f"{error}".split())[:200]
+        raise InputError(
+            f"the {ranks.world_size} processes cannot meet ({reason}): start them with torchrun."
+        ) from error
     try:
         yield world
     except RuntimeError as error:

@@ -37,7 +37,9 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 def commit() -> str | None:
     """The commit of this checkout, with "-dirty" where files differ from it; None outside a checkout."""
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parent.parent
+    if not (here / ".git").exists():  # installed: another repository may lie around the environment
+        return None
     try:
         found = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12", "--match="],

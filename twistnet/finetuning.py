@@ -62,6 +62,9 @@ def finetune_fold(
     """
     if job.data_dir.is_dir() and not is_dtd(job.data_dir):
         raise InputError(f"{job.data_dir} is no DTD folder: it must hold images/<class>/ and labels/train1.txt.")
+    best = RunFolder(job.run_dir).best
+    if checkpoint is not None and checkpoint["epoch"] >= recipe.epochs and not best.exists():
+        raise InputError(f"the run has ended and {best} is gone, which would be tested: start a new run.")
     # Opened before training, so that a missing list costs no epochs.
     test_loader = open_split(
         job.data_dir, test_split, recipe, world, train=False, decoder=job.decoder, workers=job.workers

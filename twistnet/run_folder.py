@@ -13,9 +13,14 @@ from typing import Any
 import torch
 
 from loaders import InputError
-from twistnet.files import clear_unfinished, write_atomically
+from loaders.files import clear_unfinished, write_atomically
 
 FORMAT = 1
+KEYS = (
+    *("model", "buffers", "optimiser", "scaler", "dtype"),
+    *("epoch", "step_in_epoch", "best_top1", "best_epoch", "meter"),
+    *("recipe", "data", "weights_from"),
+)
 
 
 class RunFolder:
@@ -56,8 +61,8 @@ class RunFolder:
         return self.path / "log.jsonl"
 
     def refuse_to_overwrite(self) -> None:
-        """Raises InputError where the folder holds a run already."""
-        held = next((name for name in (self.latest, self.best, self.log) if name.exists()), None)
+        """Raises InputError where the folder holds a run that has come to a checkpoint."""
+        held = next((name for name in (self.latest, self.best) if name.exists()), None)
         if held is None:
             return
         go_on = f"go on with --resume {self.latest}" if self.latest.exists() else f"remove {held}"
@@ -74,11 +79,15 @@ class RunFolder:
             file.write(json.dumps(row, allow_nan=False) + "\n")
 
     def rows(self) -> list[dict[str, Any]]:
-        """The log's rows. A last line that a kill has cut off is left out."""
-        if not self.log.exists():
-            return []
-        lines = self.log.read_text().split("\n")
-        return [json.loads(line) for line in lines[:-1]]
+        """The log's rows, up to the first line that a kill or a power cut has torn."""
+        rows: list[dict[str, Any]] = []
+        if self.log.exists():
+            for line in self.log.read_text(errors="replace").splitlines():
+                try:
+                    rows.append(dict(json.loads(line)))
+                except (ValueError, TypeError):
+                    break
+        return rows
 
     def rewind_log(self, step: int) -> None:
         """Drops the rows of steps after `step`, which a resumed run takes again."""
@@ -108,4 +117,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     found = state.get("format") if isinstance(state, dict) else None
     if found != FORMAT:
         raise InputError(f"checkpoint {path} has format {found}, this version reads {FORMAT}: name a run's latest.pt.")
+    missing = [key for key in KEYS if key not in state]
+    if missing:
+        raise InputError(f"checkpoint {path} lacks {', '.join(missing)}: take an older one, or start a new run.")
     return dict(state)

@@ -41,6 +41,8 @@ def start(
         wanted["name"] = recipe
     # How the total batch is split over ranks does not change the weights' meaning, so it may change.
     accumulate = wanted.pop("accumulate", stored.accumulate)
+    if accumulate < 1:
+        raise InputError(f"accumulate {accumulate} is too small: take at least 1.")
     total = checkpoint["data"]["total_batch"]
     batch_size = wanted.pop("batch_size", total // (world_size * accumulate))
     for key, value in wanted.items():

@@ -21,11 +21,12 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from loaders import Batch, InputError
 from loaders.philox import Purpose, bits
 from twistnet import environment
+from twistnet.buffers import average_buffers, gather_buffers, set_buffers
 from twistnet.building import explained, make_model, open_split
 from twistnet.curves import draw_curves
 from twistnet.distributed import World
@@ -169,7 +170,8 @@ class _Run:
         progress = Progress(total=self.recipe.epochs * images, done=done, shown=self.world.is_main)
         try:
             while self.epoch < self.recipe.epochs:
-                score = self._run_epoch(progress)
+                with explained(self.recipe):
+                    score = self._run_epoch(progress)
             # A run that was finished already is scored once more, and its weights are written again.
             score = score or evaluate(self.model, self.val_loader, self.world, self.precision)
         finally:
@@ -193,17 +195,18 @@ class _Run:
         self.parallel.train()
         self.meter.start()
         for batch in self.train_loader.epoch(self.epoch, self.step_in_epoch):
-            with explained(self.recipe):
-                self._train_step(batch)
+            self._train_step(batch)
             self.step_in_epoch += 1
             progress.advance(self._images_before(self.step_in_epoch) - self._images_before(self.step_in_epoch - 1))
             last = self.step_in_epoch == self.steps_per_epoch
             if self.step_in_epoch % self.job.log_every == 0 and not last:
                 self._log_steps()
                 if self._checkpoint_is_due():
-                    self._save_latest()
+                    buffers = gather_buffers(self.model, self.world)
+                    if self.world.is_main:
+                        self._save_latest(buffers)
         self._log_steps()
-        self.world.average_buffers(self.model)
+        average_buffers(self.model, self.world)
         score = evaluate(self.model, self.val_loader, self.world, self.precision)
         self._refuse_divergence("validation loss", score.loss)
         self.epoch, self.step_in_epoch = self.epoch + 1, 0
@@ -258,6 +261,7 @@ class _Run:
 
     def _log_epoch(self, score: Score, progress: Progress) -> None:
         measured, stages = self.meter.read_epoch()
+        buffers = gather_buffers(self.model, self.world)
         better = score.top1 > self.best_top1
         if better:
             self.best_top1, self.best_epoch = score.top1, self.epoch
@@ -271,9 +275,9 @@ class _Run:
             f"{measured['images_per_s']:.0f} img/s, {measured['wait_s'] / measured['seconds']:.0%} waiting for data"
         )
         if better:
-            save_checkpoint(self.folder.best, self._state())
-        self._save_latest()
-        draw_curves(self.folder)
+            save_checkpoint(self.folder.best, self._state(buffers))
+        self._save_latest(buffers)
+        self._draw(progress)
 
     def _refuse_divergence(self, what: str, value: float) -> None:
         """Raises InputError for a value that is not finite, before anything of it reaches a file."""
@@ -288,20 +292,28 @@ class _Run:
         return min(step_in_epoch * self.recipe.total_batch(self.world.world_size), self.train_loader.num_samples)
 
     def _checkpoint_is_due(self) -> bool:
-        waited = time.monotonic() - self.saved_at
-        return self.world.is_main and waited >= 60 * self.job.checkpoint_minutes
+        """As rank 0's clock says, on all ranks alike."""
+        due = self.world.is_main and time.monotonic() - self.saved_at >= 60 * self.job.checkpoint_minutes
+        return self.world.any(due)
 
-    def _save_latest(self) -> None:
+    def _draw(self, progress: Progress) -> None:
+        try:
+            draw_curves(self.folder)
+        except Exception as error:  # whatever a drawing package runs into is no reason to lose a run
+            progress.say(f"[Warning] curves.png could not be drawn: {' '.join(f'{error}'.split())}")
+
+    def _save_latest(self, buffers: Tensor) -> None:
         # The last logged loss is from before the last update.
         largest = torch.stack([parameter.detach().abs().max() for parameter in self.model.parameters()]).max()
         self._refuse_divergence("largest weight", float(largest))
-        save_checkpoint(self.folder.latest, self._state())
+        save_checkpoint(self.folder.latest, self._state(buffers))
         self.saved_at = time.monotonic()
 
-    def _state(self) -> dict[str, Any]:
+    def _state(self, buffers: Tensor) -> dict[str, Any]:
         """All that the next step depends on; order and draws are functions of epoch and step."""
         return {
             "model": self.model.state_dict(),
+            "buffers": buffers,
             "optimiser": self.optimiser.state_dict(),
             "scaler": self.scaler.state_dict(),
             "epoch": self.epoch,
@@ -335,6 +347,9 @@ class _Run:
                     f"total batch, or start a new run."
                 )
         self.model.load_state_dict(checkpoint["model"])
+        buffers = checkpoint["buffers"]
+        same_ranks = len(buffers) == self.world.world_size
+        set_buffers(self.model, buffers[self.world.rank] if same_ranks else buffers.mean(dim=0))
         kernels = [group["fused"] for group in self.optimiser.param_groups]
         self.optimiser.load_state_dict(checkpoint["optimiser"])
         for group, fused in zip(self.optimiser.param_groups, kernels, strict=True):
@@ -344,7 +359,8 @@ class _Run:
         elif self.world.is_main:
             print(f"[Warning] Trained in {checkpoint['dtype']} so far; this device goes on in {self.precision.dtype}.")
         self.epoch, self.step_in_epoch = checkpoint["epoch"], checkpoint["step_in_epoch"]
-        self.best_top1, self.best_epoch = checkpoint["best_top1"], checkpoint["best_epoch"]
+        if self.folder.best.exists():  # else the next epoch's is the best that there is
+            self.best_top1, self.best_epoch = checkpoint["best_top1"], checkpoint["best_epoch"]
         self.meter.restore(checkpoint["meter"])
         self.weights_from = checkpoint["weights_from"]
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from loaders.errors import InputError
-from twistnet.files import write_atomically
+from loaders.files import write_atomically
 from twistnet.model import TwistNet
 from twistnet.stci import fuse_heads
 

@@ -65,13 +65,8 @@ class Augment:
         if self.dtype not in _DTYPES:
             raise InputError(f"The dtype is {self.dtype}: give torch.float32, torch.bfloat16 or torch.float16.")
 
-    @property
-    def group(self) -> int:
-        """What the batch of a rank must be a multiple of."""
-        return self.mix.group if self.mix is not None else 1
-
     def check_batch_size(self, batch_size: int) -> None:
-        """Raises InputError unless `batch_size`, that of a rank, is a multiple of `group`."""
+        """Raises InputError unless `batch_size`, that of a rank, is a multiple of the mixing group."""
         if self.mix is not None:
             self.mix.check_batch_size(batch_size)
 
@@ -81,11 +76,11 @@ class Augment:
         Args:
             seed: of the run.
             epoch: from 0.
-            ids: (B,) sample ids, B a multiple of `group`.
+            ids: (B,) sample ids, B a multiple of the mixing group.
             size: side of the images in pixels.
 
         Raises:
-            InputError: if B is not a multiple of `group`.
+            InputError: if B is not a multiple of the mixing group.
         """
         ops = self.randaugment.draw(seed, epoch, ids) if self.randaugment is not None else None
         mix = self.mix.draw(seed, epoch, ids, size) if self.mix is not None else None

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from convert.contact_sheet import contact_sheet
 from convert.photographs import make_demo_sets
 from launch.ranks import Ranks
 from loaders import InputError
+from loaders.files import write_atomically
 from twistnet import distributed
-from twistnet.files import write_atomically
 from twistnet.finetuning import finetune_fold
 from twistnet.recipe import named
 from twistnet.train import Job, train
@@ -59,6 +60,8 @@ def demo(*, out: Path = Path("demo"), epochs: int | None = None, seed: int = 0, 
         raise InputError("the demo runs in one process: call twistnet demo without torchrun.")
     recipe, tuning = named("demo").with_changes(epochs=epochs, seed=seed), named("demo_dtd").with_changes(seed=seed)
     sets = make_demo_sets(out / "data", seed=seed)
+    for folder in (sets.photographs / "train", sets.dtd / "images"):
+        print(f"What the images show: {contact_sheet(folder, out / f'{folder.parent.name}.png')}")
     runs = out / "runs" / datetime.now().strftime("%Y-%m-%d-%H%M%S")
     rows = []
     with distributed.join("auto") as world:
@@ -112,6 +115,11 @@ def demo(*, out: Path = Path("demo"), epochs: int | None = None, seed: int = 0, 
     report = json.dumps([dataclasses.asdict(row) for row in rows], indent=2) + "\n"
     write_atomically(runs / "demo.json", lambda file: file.write(report.encode()))
     print(_table(rows))
+    with_weights, scratch = rows[1].accuracy, rows[2].accuracy
+    print(
+        f"Pretrained weights {'helped' if with_weights > scratch else 'did not help'}: {with_weights:.1%} against "
+        f"{scratch:.1%} from scratch, {with_weights / rows[1].chance:.1f} times chance."
+    )
     print(f"Pretrained weights: {pretrained.weights}. All of it: {runs}/demo.json; curves.png in each run's folder.")
 
 

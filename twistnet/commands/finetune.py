@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -54,13 +55,15 @@ def finetune(
         amp: mixed precision: bfloat16, or float16 where the card has no bfloat16.
         workers: decoding threads a process; the usable cores unless given.
         warmup_epochs: epochs of linear warm-up.
-        size: side of the training images in pixels.
+        size: side of the images in pixels.
         decoder: auto or reference.
         device: where to train; auto takes a CUDA card where there is one.
         log_every: steps between log rows.
         checkpoint_minutes: least minutes between checkpoints inside an epoch.
     """
     folder = run_folder_of(resume, run_dir, Path("runs/finetune"), "--run_dir")
+    if weights == "":
+        raise InputError("--weights is empty: name a file, auto or none.")
     if resume is not None and weights is not None:
         raise InputError(f"--weights {weights} comes too late for --resume {resume}: leave it out, or start a new run.")
     settled, checkpoint = start(
@@ -76,9 +79,12 @@ def finetune(
         amp=amp,
         warmup_epochs=warmup_epochs,
         size=size,
+        eval_size=size,
     )
     if checkpoint is not None:
         trained_on = checkpoint["data"]["train_split"]
+        if not re.fullmatch(r"train[0-9]+", trained_on):
+            raise InputError(f"{resume} was trained on {trained_on}, no fold: go on with twistnet pretrain --resume.")
         if fold is not None and trained_on != f"train{fold}":
             raise InputError(f"--fold {fold} is not that of {resume}, which trains on {trained_on}: leave it out.")
         fold = int(trained_on.removeprefix("train"))

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 from launch.ranks import Ranks
+from loaders import InputError
+from loaders.files import write_atomically
 from twistnet import distributed
-from twistnet.files import write_atomically
 from twistnet.starting import run_folder_of, start
 from twistnet.train import Job, Outcome, train
+from twistnet.weights import find
 
 
 def pretrain(
@@ -57,7 +59,7 @@ def pretrain(
         accumulate: backward passes a step.
         clip_grad: largest norm of the gradient.
         warmup_epochs: epochs of linear warm-up.
-        size: side of the training images in pixels.
+        size: side of the images in pixels.
         seed: of initialisation, order and augmentation.
         weights_dir: where the final weights are copied to, to be found by themselves.
         publish: whether to copy them there.
@@ -66,6 +68,8 @@ def pretrain(
         log_every: steps between log rows.
         checkpoint_minutes: least minutes between checkpoints inside an epoch.
     """
+    if publish and weights_dir.exists() and not weights_dir.is_dir():
+        raise InputError(f"--weights_dir {weights_dir} is no folder: choose another, or pass --no_publish.")
     run_dir = run_folder_of(resume, checkpoint_dir, Path("checkpoints"), "--checkpoint_dir")
     settled, checkpoint = start(
         resume,
@@ -81,6 +85,7 @@ def pretrain(
         clip_grad=clip_grad,
         warmup_epochs=warmup_epochs,
         size=size,
+        eval_size=size,
         seed=seed,
     )
     job = Job(
@@ -119,7 +124,8 @@ def _publish(weights: Path, folder: Path) -> None:
             file.replace(kept)
             print(f"The weights of before are kept as {kept}.")
         _copy(source, file)
-    print(f"Weights saved to {target}, where every later run finds them.")
+    found = find(target.stem.removesuffix("_imagenet"))
+    print(f"Weights saved to {target}" + (", where later runs find them." if found == target.resolve() else "."))
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -1,0 +1,67 @@
+"""A file mapped into memory: read without copies and without a handle a sample, in any process."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+
+class MappedFile:
+    """A file mapped into memory, read-only, at its first use in a process. It pickles as its path.
+
+    Args:
+        path: of the file.
+        size: in bytes; what is mapped.
+    """
+
+    def __init__(self, path: Path, size: int) -> None:
+        self.path = path
+        self.size = size
+        self._mapped: dict[str, tuple[mmap.mmap, memoryview]] = {}
+
+    def __reduce__(self) -> tuple[type[MappedFile], tuple[Path, int]]:
+        return (MappedFile, (Path(os.path.abspath(self.path)), self.size))
+
+    @property
+    def view(self) -> memoryview:
+        """Its bytes. Raises OSError or ValueError where it has gone or became shorter."""
+        return self._map()[1]
+
+    def will_need(self, starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]) -> None:
+        """Asks the system to read these ranges of bytes ahead, by whole pages, neighbours in one request."""
+        if not len(starts) or not hasattr(mmap, "MADV_WILLNEED"):
+            return
+        try:
+            mapping, _ = self._map()
+            for start, stop in _merged_pages(starts, stops):
+                mapping.madvise(mmap.MADV_WILLNEED, start, stop - start)
+        except (OSError, ValueError):
+            return  # it was a hint: reading the sample says what is wrong with the file
+
+    def _map(self) -> tuple[mmap.mmap, memoryview]:
+        found = self._mapped.get("map")
+        if found is None:
+            with open(self.path, "rb") as file:
+                if sys.version_info >= (3, 13):
+                    mapping = mmap.mmap(file.fileno(), self.size, access=mmap.ACCESS_READ, trackfd=False)
+                else:
+                    mapping = mmap.mmap(file.fileno(), self.size, access=mmap.ACCESS_READ)
+            # Without a lock, which a fork could inherit locked: of two threads that come here at once, one's map stays.
+            found = self._mapped.setdefault("map", (mapping, memoryview(mapping)))
+        return found
+
+
+def _merged_pages(starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Ranges of whole pages that cover the given ones, in order, overlapping and adjacent ones joined."""
+    page = mmap.PAGESIZE
+    order = np.argsort(starts)
+    first = starts[order] // page * page
+    last = np.maximum.accumulate(-(-stops[order] // page) * page)
+    begins = np.concatenate(([True], first[1:] > last[:-1]))
+    ends = np.concatenate((begins[1:], [True]))
+    return list(zip(first[begins].tolist(), last[ends].tolist(), strict=True))

@@ -1,0 +1,184 @@
+"""The `shards` store: images inside WebDataset tars, found by the index of a converted set and read by memory map."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import sys
+import tarfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from loaders.errors import InputError, SampleError
+from loaders.manifest import NAME, Manifest, Split, check_size, open_index, read_manifest
+from loaders.mapped import MappedFile
+from loaders.subset import Subset, find_split
+from loaders.types import check_sample
+
+
+class ShardStore:
+    """The samples of one split of a converted set, as views of its shards' memory maps. Made by `open_shards`."""
+
+    def __init__(self, manifest: Manifest, name: str) -> None:
+        split = manifest.splits[name]
+        if not split.shards:
+            raise InputError(f"{manifest.folder} has no shards of split {name!r}: convert it with --formats shards.")
+        _check_open_files(len(split.shards))
+        self._folder, self._split = manifest.folder, name
+        self._files = [MappedFile(check_size(manifest.folder, shard), shard.size) for shard in split.shards]
+        # A plain array over the same map: numpy's memmap class costs microseconds at every row.
+        self._rows: npt.NDArray[np.void] = np.asarray(open_index(manifest.folder, split))
+        _check_rows(manifest, split, self._rows)
+        self.classes: Sequence[str] = manifest.classes
+        self.labels: npt.NDArray[np.int64] = self._rows["label"].astype(np.int64)
+
+    def __reduce__(self) -> tuple[object, tuple[Path, str]]:
+        return (open_shards, (Path(os.path.abspath(self._folder)), self._split))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the classes and the index, which holds a checksum of every image."""
+        return index_fingerprint(self.classes, self._rows)
+
+    def read(self, sample: int) -> memoryview:
+        """The image's bytes in place, without a copy."""
+        check_sample(sample, len(self))
+        start, length, _, shard, *_ = self._rows[sample].item()
+        try:
+            view = self._files[shard].view
+        except (OSError, ValueError) as error:
+            raise SampleError(self.key(sample), str(error)) from error
+        data: memoryview = view[start : start + length]
+        return data
+
+    def key(self, sample: int) -> str:
+        """Shard and member: "train-000003.tar:n01440764/n01440764_10026.jpg".
+
+        The member's name stands in the tar in front of the image. Where none can be read there, the place of the
+        bytes stands for it, so that a message about a damaged shard can name the sample all the same.
+        """
+        check_sample(sample, len(self))
+        offset, _, _, shard, *_ = self._rows[sample].item()
+        path = self._files[shard].path
+        try:
+            name = _member(path, self._end_before(sample), offset)
+        except Exception:  # tarfile raises nearly anything on hostile headers
+            name = None
+        return f"{path.name}:{name or f'byte {offset}'}"
+
+    def verify(self, sample: int) -> None:
+        """Raises SampleError where the image's CRC-32 is not the index's."""
+        found, expected = zlib.crc32(self.read(sample)), int(self._rows[sample]["checksum"])
+        if found != expected:
+            raise SampleError(self.key(sample), f"its CRC-32 is {found:08x} where the index says {expected:08x}")
+
+    def hint(self, samples: Sequence[int]) -> None:
+        """Asks the system to read the samples' pages ahead."""
+        ids = np.asarray(samples, dtype=np.int64)
+        for end in (ids.min(), ids.max()) if len(ids) else ():
+            check_sample(int(end), len(self))
+        rows = self._rows[ids]
+        starts = rows["offset"].astype(np.int64)
+        stops = starts + rows["length"]
+        for shard in np.unique(rows["shard"]):
+            inside = rows["shard"] == shard
+            self._files[shard].will_need(starts[inside], stops[inside])
+
+    def _end_before(self, sample: int) -> int:
+        """Where a walk over the shard's members may begin: after the image before this one, or at the shard's start."""
+        if not sample:
+            return 0
+        before, row = self._rows[sample - 1], self._rows[sample]
+        if before["shard"] != row["shard"] or before["offset"] >= row["offset"]:
+            return 0
+        end = int(before["offset"]) + int(before["length"])
+        return -(-end // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+
+
+def open_shards(path: Path, split: str) -> ShardStore | Subset:
+    """Opens one split of a converted set, or a named subset of one, by its shards.
+
+    Raises:
+        InputError: where the set has no such split, or a file is not what manifest and index say.
+    """
+    manifest = read_manifest(path)
+    name, ids = find_split(manifest, split)
+    store = ShardStore(manifest, name)
+    return store if ids is None else Subset(store, ids)
+
+
+def index_fingerprint(classes: Sequence[str], rows: npt.NDArray[np.void]) -> str:
+    """SHA-256 of the class names and the bytes of an index."""
+    digest = hashlib.sha256(json.dumps(list(classes)).encode())
+    digest.update(np.ascontiguousarray(rows).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def check_labels(file: Path, labels: npt.NDArray[np.integer], classes: Sequence[str]) -> None:
+    """Raises InputError where a label is no place in the classes."""
+    wrong = (labels < 0) | (labels >= len(classes))
+    if wrong.any():
+        sample = int(wrong.argmax())
+        raise InputError(
+            f"{file} gives sample {sample} label {labels[sample]} of {len(classes)} classes from 0: convert again."
+        )
+
+
+def _check_rows(manifest: Manifest, split: Split, rows: npt.NDArray[np.void]) -> None:
+    file = manifest.folder / split.index.name
+    shard = rows["shard"]
+    if (outside := shard >= len(split.shards)).any():
+        sample = int(outside.argmax())
+        raise InputError(
+            f"{file} puts sample {sample} into shard {shard[sample]} where {NAME} names {len(split.shards)}: "
+            "convert again."
+        )
+    sizes = np.array([entry.size for entry in split.shards], dtype=np.uint64)[shard]
+    # Not offset + length > size: a sum near 2**64 would wrap around and pass. This difference wraps where the first
+    # test has found the row already.
+    outside = rows["offset"] > sizes
+    outside |= rows["length"] > sizes - rows["offset"]
+    if outside.any():
+        sample = int(outside.argmax())
+        entry = split.shards[shard[sample]]
+        raise InputError(
+            f"{file} puts sample {sample} at byte {rows['offset'][sample]:,} with {rows['length'][sample]:,} bytes, "
+            f"outside {entry.name} of {entry.size:,} bytes: convert again."
+        )
+    check_labels(file, rows["label"], manifest.classes)
+
+
+def _check_open_files(shards: int) -> None:
+    # Before Python 3.13 every map holds a file descriptor of its own.
+    if sys.version_info >= (3, 13) or not hasattr(os, "sysconf"):
+        return
+    limit = os.sysconf("SC_OPEN_MAX")
+    if 0 <= limit < shards + 64:  # some are for others; -1 is no limit
+        raise InputError(
+            f"{shards} shards need as many open files, and this process may have {limit}: "
+            f"raise it with ulimit -n {2 * shards + 64}, or convert into larger shards."
+        )
+
+
+def _member(path: Path, start: int, offset: int) -> str | None:
+    """The name of the member whose bytes begin at `offset`, looked for from the member at `start` on."""
+    # A handle of its own, opened for the few names that people see: seeking in it disturbs nobody.
+    with open(path, "rb") as file:
+        file.seek(start)
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                if member.offset_data == offset:
+                    # It goes to terminals: control characters and undecodable bytes as escapes.
+                    return member.name if member.name.isprintable() else ascii(member.name)
+                if member.offset_data > offset:
+                    break
+    return None

@@ -1,0 +1,86 @@
+"""A named selection of a split's samples, as DTD's folds are, as a store of its own."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from loaders.errors import InputError
+from loaders.manifest import Manifest, check_size
+from loaders.types import Encoded, Store, check_sample
+
+
+class Subset:
+    """Some samples of another store, in an order of their own.
+
+    Args:
+        store: where they are.
+        ids: (N,) int64: which of its samples; sample i of the subset is sample ids[i] of the store.
+    """
+
+    def __init__(self, store: Store, ids: npt.NDArray[np.int64]) -> None:
+        self._store = store
+        self._ids = ids
+        self.classes = store.classes
+        self.labels: npt.NDArray[np.int64] = store.labels[ids]
+
+    def __reduce__(self) -> tuple[type[Subset], tuple[Store, npt.NDArray[np.int64]]]:
+        return (Subset, (self._store, self._ids))
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Of the other store's fingerprint and the ids."""
+        digest = hashlib.sha256(self._store.fingerprint.encode())
+        digest.update(np.ascontiguousarray(self._ids, dtype="<i8").tobytes())
+        return digest.hexdigest()
+
+    def read(self, sample: int) -> Encoded:
+        return self._store.read(self._place(sample))
+
+    def key(self, sample: int) -> str:
+        return self._store.key(self._place(sample))
+
+    def hint(self, samples: Sequence[int]) -> None:
+        self._store.hint([self._place(sample) for sample in samples])
+
+    def _place(self, sample: int) -> int:
+        check_sample(sample, len(self))
+        return int(self._ids[sample])
+
+
+def find_split(manifest: Manifest, name: str) -> tuple[str, npt.NDArray[np.int64] | None]:
+    """The split that a name stands for, and for a named subset which of its samples: (N,) int64.
+
+    Raises:
+        InputError: where the set has no such split or subset, or the subset's ids are not the split's.
+    """
+    if name in manifest.splits:
+        return name, None
+    if name not in manifest.subsets:
+        known = ", ".join((*manifest.splits, *manifest.subsets))
+        raise InputError(f"{manifest.folder} has no split {name!r}: it has {known}.")
+    base, entry = manifest.subsets[name]
+    if base not in manifest.splits:
+        raise InputError(f"subset {name!r} of {manifest.folder} is of a missing split {base!r}: convert again.")
+    path, samples = check_size(manifest.folder, entry), manifest.splits[base].samples
+    try:
+        ids = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise InputError(f"{path} is no array of ids ({error}): copy it again, or convert again.") from error
+    if not isinstance(ids, np.ndarray) or ids.ndim != 1 or ids.dtype != np.int64 or not len(ids):
+        found = f"{ids.shape} of {ids.dtype}" if isinstance(ids, np.ndarray) else type(ids).__name__
+        raise InputError(f"{path} holds {found} where int64 ids are due: convert again.")
+    if ids.min() < 0 or ids.max() >= samples:
+        raise InputError(
+            f"{path} holds ids {ids.min()} to {ids.max()} where split {base!r} has {samples} samples: convert again."
+        )
+    if len(np.unique(ids)) != len(ids):
+        raise InputError(f"{path} names {len(ids) - len(np.unique(ids))} samples more than once: convert again.")
+    return base, ids
