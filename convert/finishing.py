@@ -1,0 +1,176 @@
+"""Joins the records of finished shards: the index, the quarantine list, and last of all the manifest."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import io
+import json
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import features
+
+from convert.beton import write_beton
+from convert.beton_policy import BetonPolicy
+from convert.plan import digest, read_settings, records_of, shard_name
+from convert.shard import ShardRecord, read_record
+from launch.version import VERSION
+from loaders.errors import InputError
+from loaders.files import write_atomically
+from loaders.manifest import FORMAT, NAME, FileEntry
+
+QUARANTINE = "quarantine.jsonl"
+
+
+def finish(out: Path, split: str, *, max_bad: float) -> Mapping[str, Any]:
+    """Makes a converted split of its shards, FFCV's file included where one is wanted.
+
+    Args:
+        out: the converted set's folder.
+        split: the split whose shards are all finished.
+        max_bad: largest share of images that may have been left out, 0 to 1.
+
+    Returns:
+        The split's entry in the manifest.
+
+    Raises:
+        InputError: where shards are missing, too many images were left out, or the folder holds a set that this split
+            does not belong to. Everything that was written stays.
+    """
+    plan = read_settings(out, split)
+    if plan is None:
+        raise InputError(f"{out} holds no conversion of {split} that was begun: run twistnet convert first.")
+    settings = plan["settings"]
+    records = finished_records(out, split, settings["shards"])
+    bad = [entry for record in records for entry in record.bad]
+    write_quarantine(out, split, bad)
+    if len(bad) > max_bad * settings["samples"]:
+        raise InputError(
+            f"{len(bad)} of {settings['samples']} images of {split} cannot be used, more than --max_bad {max_bad}: "
+            f"{out / QUARANTINE} lists them; repair them, or allow more."
+        )
+    beton = write_beton(out, split, records, BetonPolicy(**settings["beton"])) if settings["beton"] else None
+    rows = np.concatenate([record.rows for record in records])
+    index = _write_array(out, f"{split}.index.npy", rows)
+    manifest = _manifest(out, settings, plan["classes"])
+    subsets = _subsets(out, split, plan["subsets"], np.concatenate([record.places for record in records]))
+    entry = {
+        "samples": len(rows),
+        "per_class": np.bincount(rows["label"], minlength=len(plan["classes"])).tolist(),
+        "bytes": int(rows["length"].sum(dtype=np.uint64)),
+        "largest": [int(rows["height"].max(initial=0)), int(rows["width"].max(initial=0))],
+        "repaired": {key: what for record in records for key, what in sorted(record.repaired.items())},
+        "quarantined": len(bad),
+        "fingerprint": settings["source"]["fingerprint"],
+        "index": _entry(index),
+        "shards": [_entry(record.entry) for record in records if settings["keep_shards"]],
+        "dali": [_entry(record.idx) for record in records if settings["keep_shards"]],
+        "beton": _entry(beton) if beton else None,
+    }
+    manifest["splits"] = dict(sorted({**manifest["splits"], split: entry}.items()))
+    manifest["subsets"] = {**manifest["subsets"], **subsets}
+    text = json.dumps(manifest, indent=1) + "\n"
+    write_atomically(out / NAME, lambda file: file.write(text.encode()))
+    remove_leftovers(out, split, entry)
+    return entry
+
+
+def remove_leftovers(out: Path, split: str, entry: Mapping[str, Any]) -> None:
+    """Removes what only an unfinished conversion needs: the records, and tars that the manifest does not name."""
+    named = {item["name"] for item in (*entry["shards"], *entry["dali"])}
+    for path in (*out.glob(f"{split}-[0-9]*.tar"), *out.glob(f"{split}-[0-9]*.idx")):
+        if path.name not in named:
+            path.unlink()
+    shutil.rmtree(records_of(out, split), ignore_errors=True)
+
+
+def finished_records(out: Path, split: str, num_shards: int) -> list[ShardRecord]:
+    """The records of all shards of a split.
+
+    Raises:
+        InputError: where some are missing.
+    """
+    names = [shard_name(split, number) for number in range(num_shards)]
+    found = [read_record(out, records_of(out, split), name) for name in names]
+    missing = [name for name, record in zip(names, found, strict=True) if record is None]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {num_shards} shards of {split} are missing, the first {missing[0]}: run the parts that "
+            f"write them, and copy what they wrote, {records_of(out, split).name} included, into {out}."
+        )
+    return [record for record in found if record is not None]
+
+
+def write_quarantine(out: Path, split: str, bad: Sequence[Mapping[str, Any]]) -> None:
+    """Writes what was left out of a split, a JSON object a line, beside what other splits left out."""
+    path = out / QUARANTINE
+    lines = path.read_text().splitlines() if path.exists() else []
+    kept = [line for line in lines if json.loads(line)["split"] != split]
+    kept += [json.dumps({"split": split, **{key: entry[key] for key in ("key", "path", "reason")}}) for entry in bad]
+    text = "".join(f"{line}\n" for line in sorted(kept))
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def versions() -> dict[str, str]:
+    """Of what decides the bytes of images that are encoded anew."""
+    return {
+        "twistnet": VERSION,
+        "python": platform.python_version(),
+        "pillow": importlib.metadata.version("pillow"),
+        "libjpeg_turbo": str(features.version("libjpeg_turbo")),
+    }
+
+
+def _manifest(out: Path, settings: Mapping[str, Any], classes: list[str]) -> dict[str, Any]:
+    """The manifest to add a split to: that of the folder, or a new one."""
+    wanted = {
+        "format": FORMAT,
+        "source": settings["source"]["kind"],
+        "images": settings["images"],
+        "quality": settings["quality"],
+        "exif": "ignored",
+        "seed": settings["seed"],
+        "versions": versions(),
+        "classes": classes,
+    }
+    path = out / NAME
+    if not path.exists():
+        return {**wanted, "splits": {}, "subsets": {}}
+    held: dict[str, Any] = json.loads(path.read_text())
+    for name in ("format", "images", "quality", "seed", "classes"):
+        if held.get(name) != wanted[name]:
+            shown = [f"{len(v)} classes" if isinstance(v, list) else v for v in (held.get(name), wanted[name])]
+            raise InputError(f"{path} has {name} {shown[0]}, this split {shown[1]}: choose another --out.")
+    return held
+
+
+def _subsets(
+    out: Path, split: str, subsets: Mapping[str, list[int]], places: npt.NDArray[np.int64]
+) -> dict[str, dict[str, Any]]:
+    """The scan's named selections as ids of the converted set, in their own order; what was bad is left out."""
+    if not subsets:
+        return {}
+    ids = np.full(int(max(places.max(initial=0), *(max(chosen, default=0) for chosen in subsets.values()))) + 1, -1)
+    ids[places] = np.arange(len(places))
+    found = {}
+    for name, chosen in subsets.items():
+        selected = ids[np.array(chosen, dtype=np.int64)]
+        entry = _write_array(out, f"{name}.ids.npy", selected[selected >= 0].astype(np.int64))
+        found[name] = {"split": split, "ids": _entry(entry)}
+    return found
+
+
+def _write_array(out: Path, name: str, values: npt.NDArray[Any]) -> FileEntry:
+    buffer = io.BytesIO()
+    np.save(buffer, values, allow_pickle=False)
+    write_atomically(out / name, lambda file: file.write(buffer.getbuffer()))
+    return FileEntry(name=name, size=buffer.tell(), sha256=digest(out / name))
+
+
+def _entry(entry: FileEntry) -> dict[str, Any]:
+    return {"name": entry.name, "size": entry.size, "sha256": entry.sha256}

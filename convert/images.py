@@ -1,0 +1,177 @@
+"""What becomes of one image: its bytes as they are where they serve, else a JPEG that every decoder reads."""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+from dataclasses import dataclass
+from typing import Literal
+
+from PIL import Image
+
+from loaders.errors import InputError
+from loaders.reference import MAX_PIXELS
+
+REPAIR_QUALITY = 95
+_RULE = re.compile(r"(short_side|max_side)=([0-9]+)")
+_START_OF_FRAME = {0xC0, 0xC1, 0xC2}  # baseline, extended and progressive: what every decoder here reads
+_STANDALONE = {0x01, *range(0xD0, 0xD8)}
+_END_OF_IMAGE = b"\xff\xd9"
+_TAIL = 2048  # some cameras and tools pad files after the image's end
+
+
+class BadImage(Exception):
+    """An image that cannot be converted; the message says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImagePolicy:
+    """What is stored of an image.
+
+    Attributes:
+        rule: "original", or which side is bounded: "short_side" or "max_side".
+        side: the bound in pixels; 0 with "original".
+        quality: of what is encoded anew, 1 to 100.
+    """
+
+    rule: Literal["original", "short_side", "max_side"]
+    side: int = 0
+    quality: int = 90
+
+    def __post_init__(self) -> None:
+        if self.rule != "original" and not 32 <= self.side <= 65_535:
+            raise InputError(f"{self.rule}={self.side} is impossible: take 32 to 65535 pixels.")
+        if not 1 <= self.quality <= 100:
+            raise InputError(f"quality {self.quality} is impossible: take 1 to 100.")
+
+    @classmethod
+    def parse(cls, text: str, quality: int = 90) -> ImagePolicy:
+        """From "original", "short_side=N" or "max_side=N".
+
+        Raises:
+            InputError: for another text or an impossible side.
+        """
+        if text == "original":
+            return cls(rule="original", quality=quality)
+        found = _RULE.fullmatch(text)
+        if not found:
+            raise InputError(f"images {text!r} is unknown: write original, short_side=400 or max_side=500.")
+        rule: Literal["short_side", "max_side"] = "short_side" if found[1] == "short_side" else "max_side"
+        return cls(rule=rule, side=int(found[2]), quality=quality)
+
+    def __str__(self) -> str:
+        return self.rule if self.rule == "original" else f"{self.rule}={self.side}"
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """The height and width that an image is stored with: never larger than it is."""
+        bounded = {"original": 0, "short_side": min(height, width), "max_side": max(height, width)}[self.rule]
+        if bounded <= self.side or self.rule == "original":
+            return height, width
+        scale = self.side / bounded
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """An image as a converted set holds it.
+
+    Attributes:
+        data: a JPEG of 8 bits, gray or YCbCr.
+        height: in pixels.
+        width: in pixels.
+        repaired: what the original was, where no decoder could be expected to read it; None otherwise.
+    """
+
+    data: bytes
+    height: int
+    width: int
+    repaired: str | None = None
+
+
+def store(data: bytes, policy: ImagePolicy) -> Stored:
+    """The image as the policy stores it.
+
+    A plain JPEG that is small enough passes through untouched. Of such a file the structure is checked and not the
+    pixels: only a decode would show damage inside the scan.
+
+    Raises:
+        BadImage: where it cannot be decoded, or is larger than any image of these sets may be.
+    """
+    if not data:
+        raise BadImage("the file is empty")
+    header = jpeg_header(data)
+    if header is not None:
+        height, width, components = header
+        _check_pixels(height, width)
+        if components in (1, 3):
+            if _END_OF_IMAGE not in data[-_TAIL:]:
+                raise BadImage("the JPEG is cut short: its end is missing")
+            if policy.size(height, width) == (height, width):
+                return Stored(data=data, height=height, width=width)
+            return _encode(data, policy, None)
+    return _encode(data, policy, _oddity(data))
+
+
+def jpeg_header(data: bytes) -> tuple[int, int, int] | None:
+    """Height, width and number of components of an 8-bit Huffman-coded JPEG; None for whatever is none."""
+    if data[:2] != b"\xff\xd8":
+        return None
+    at = 2
+    while at + 4 <= len(data):
+        if data[at] != 0xFF:
+            return None
+        marker = data[at + 1]
+        if marker == 0xFF:  # padding before a marker
+            at += 1
+            continue
+        if marker in _STANDALONE:
+            at += 2
+            continue
+        (length,) = struct.unpack_from(">H", data, at + 2)
+        if marker in _START_OF_FRAME:
+            if at + 10 > len(data):
+                return None
+            bits, height, width, components = struct.unpack_from(">BHHB", data, at + 4)
+            return (height, width, components) if bits == 8 and height and width else None
+        if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker in (0xD9, 0xDA):
+            return None
+        at += 2 + length
+    return None
+
+
+def _encode(data: bytes, policy: ImagePolicy, repaired: str | None) -> Stored:
+    out = io.BytesIO()
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            _check_pixels(image.height, image.width)
+            height, width = policy.size(image.height, image.width)
+            if (height, width) != (image.height, image.width):
+                # Scaling in the DCT domain first, to twice the size at least: an antialiased resize follows.
+                image.draft("RGB", (2 * width, 2 * height))
+            pixels = image.convert("RGB")
+        if pixels.size != (width, height):
+            pixels = pixels.resize((width, height), Image.Resampling.BICUBIC)
+        if repaired is None:
+            pixels.save(out, "JPEG", quality=policy.quality)
+        else:
+            pixels.save(out, "JPEG", quality=max(policy.quality, REPAIR_QUALITY), subsampling=0)
+    except BadImage:
+        raise
+    except Exception as error:  # Pillow's plug-ins raise nearly anything on hostile bytes
+        raise BadImage(" ".join(f"{error}".split()) or type(error).__name__) from error
+    return Stored(data=out.getvalue(), height=height, width=width, repaired=repaired)
+
+
+def _oddity(data: bytes) -> str:
+    """What an image is that no plain JPEG is: its format and mode, as Pillow names them."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return f"{image.format} {image.mode}"
+    except Exception:
+        return "unknown"
+
+
+def _check_pixels(height: int, width: int) -> None:
+    if height * width > MAX_PIXELS:
+        raise BadImage(f"its header claims {width} x {height} pixels, more than the limit of {MAX_PIXELS}")

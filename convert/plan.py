@@ -1,0 +1,147 @@
+"""Which sample goes to which shard: settled before the first byte is written, so that any run of it writes the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convert.beton_policy import BetonPolicy
+from convert.images import ImagePolicy
+from convert.scan import Ints, Scan
+from convert.shard import ShardTask
+from launch.version import VERSION
+from loaders.errors import InputError
+from loaders.files import write_atomically
+from loaders.order import Order
+
+PLAN = "plan.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Plan:
+    """A conversion of one split.
+
+    Attributes:
+        scan: what the source holds.
+        out: where the converted set goes.
+        policy: what is stored of an image.
+        seed: of the order.
+        num_shards: how many tars.
+        beton: how images lie in FFCV's file; None writes none.
+        keep_shards: whether the tars stay where a beton was made of them.
+    """
+
+    scan: Scan
+    out: Path
+    policy: ImagePolicy
+    seed: int
+    num_shards: int
+    beton: BetonPolicy | None = None
+    keep_shards: bool = True
+
+    @property
+    def records(self) -> Path:
+        """Where the records of finished shards are kept until all are there."""
+        return records_of(self.out, self.scan.split)
+
+    @property
+    def order(self) -> Ints:
+        """(N,) places in the scan, in the order of the converted set: shuffled over all classes."""
+        count = len(self.scan)
+        return Order(num_samples=count, global_batch=count, shuffle="global", seed=self.seed).batch(0, 0)[0]
+
+    def tasks(self) -> Iterator[ShardTask]:
+        """The shards, which differ by one sample at most."""
+        scan, order = self.scan, self.order
+        bounds = np.linspace(0, len(scan), self.num_shards + 1).astype(np.int64)
+        for number in range(self.num_shards):
+            members = (scan.member(int(place)) for place in order[bounds[number] : bounds[number + 1]])
+            yield ShardTask(
+                number=number,
+                name=shard_name(scan.split, number),
+                out=self.out,
+                records=self.records,
+                policy=self.policy,
+                # DALI's index has spaces between its fields.
+                members=[member._replace(key=re.sub(r"\s", "_", member.key)) for member in members],
+            )
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides what is written, as plain values."""
+        return {
+            "twistnet": VERSION,
+            "source": {"kind": self.scan.kind, "fingerprint": self.scan.fingerprint},
+            "split": self.scan.split,
+            "samples": len(self.scan),
+            "images": str(self.policy),
+            "quality": self.policy.quality,
+            "seed": self.seed,
+            "shards": self.num_shards,
+            "keep_shards": self.keep_shards,
+            "beton": asdict(self.beton) if self.beton else None,
+        }
+
+    def begin(self) -> None:
+        """Makes the folders and writes the settings down, or finds the same ones there.
+
+        Raises:
+            InputError: where another conversion was begun there, or the folders cannot be made.
+        """
+        wanted = self.settings()
+        try:
+            self.records.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"folder {self.out} cannot be made ({error.strerror}): choose another --out.") from error
+        held = read_settings(self.out, self.scan.split)
+        if held is None:
+            subsets = {name: [int(place) for place in places] for name, places in self.scan.subsets.items()}
+            values = {"settings": wanted, "classes": list(self.scan.classes), "subsets": subsets}
+            text = json.dumps(values, indent=1) + "\n"
+            write_atomically(self.records / PLAN, lambda file: file.write(text.encode()))
+            return
+        for name, value in wanted.items():
+            if held["settings"].get(name) != value:
+                raise InputError(
+                    f"{self.out} holds a conversion of {self.scan.split} begun with {name} "
+                    f"{held['settings'].get(name)}, not {value}: finish that one, or choose another --out."
+                )
+
+
+def records_of(out: Path, split: str) -> Path:
+    """The folder of a split's records."""
+    return out / f".{split}.unfinished"
+
+
+def read_settings(out: Path, split: str) -> dict[str, Any] | None:
+    """What `Plan.begin` has written: settings, classes and subsets; None where nothing was begun."""
+    try:
+        found: dict[str, Any] = json.loads((records_of(out, split) / PLAN).read_text())
+    except FileNotFoundError:
+        return None
+    return found
+
+
+def shard_name(split: str, number: int) -> str:
+    """`train-000003.tar`."""
+    return f"{split}-{number:06d}.tar"
+
+
+def num_shards(total_bytes: int, samples: int, target_bytes: int, least: int) -> int:
+    """How many shards: near the target size, at least `least` of them, none of them empty."""
+    return max(1, min(samples, max(least, -(-total_bytes // target_bytes))))
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        found = hashlib.sha256()
+        while block := file.read(1 << 22):
+            found.update(block)
+    return found.hexdigest()

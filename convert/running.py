@@ -1,0 +1,118 @@
+"""Writes shards on all cores, with a bar, and stops all of them at the first error."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from ctypes import c_bool, c_int64
+from typing import Any
+
+from tqdm import tqdm
+
+from convert.shard import ShardTask, write_shard
+from loaders.errors import InputError
+
+_POLL_S = 0.2
+_SYNC_EVERY = 16  # samples; counting each would make the processes wait for each other
+
+_shared: Any = None
+
+
+class _Stopped(Exception):
+    """Another process met an error, or the parent is gone."""
+
+
+def write_shards(tasks: Sequence[ShardTask], workers: int) -> None:
+    """Writes the shards that are not finished yet.
+
+    Args:
+        tasks: all of them; finished ones are skipped and counted.
+        workers: processes.
+
+    Raises:
+        InputError, OSError: the first error of any process; the shards that were finished stay.
+    """
+    context = multiprocessing.get_context("spawn")
+    images, read, stop = context.Value(c_int64), context.Value(c_int64), context.Value(c_bool)
+    total = sum(len(task.members) for task in tasks)
+    # Without a terminal a bar would fill the log.
+    bar = tqdm(total=total, unit="img", unit_scale=True, disable=not sys.stderr.isatty(), dynamic_ncols=True)
+    processes = max(1, min(workers, len(tasks)))
+    arguments = ((images, read, stop), os.getpid())
+    with bar, ProcessPoolExecutor(processes, context, initializer=_begin, initargs=arguments) as pool:
+        futures: list[Future[None]] = [pool.submit(_write, task) for task in tasks]
+        with _shown(bar, images, read):
+            try:
+                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            except BaseException:
+                stop.value = True
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+            failed = [error for future in done if (error := future.exception()) is not None]
+            if failed:
+                stop.value = True
+                pool.shutdown(wait=True, cancel_futures=True)
+                first = next((error for error in failed if not isinstance(error, _Stopped)), failed[0])
+                if isinstance(first, BrokenProcessPool):
+                    raise InputError(
+                        "a writing process was killed, as when memory runs out: lower --workers."
+                    ) from first
+                raise first
+
+
+@contextlib.contextmanager
+def _shown(bar: Any, images: Any, read: Any) -> Iterator[None]:
+    """Moves the bar from a thread of its own while the block waits."""
+    ended, start = threading.Event(), time.monotonic()
+
+    def follow() -> None:
+        last = False
+        while not last:
+            last = ended.wait(_POLL_S)
+            bar.set_postfix_str(f"{read.value / 1e6 / (time.monotonic() - start):,.0f} MB/s", refresh=False)
+            bar.update(images.value - bar.n)
+
+    thread = threading.Thread(target=follow, name="twistnet-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _begin(shared: tuple[Any, Any, Any], parent: int) -> None:
+    global _shared
+    _shared = (*shared, parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop
+
+
+def _write(task: ShardTask) -> None:
+    images, read, stop, parent = _shared
+    pending = [0, 0]
+
+    def push() -> None:
+        with images.get_lock():
+            images.value += pending[0]
+        with read.get_lock():
+            read.value += pending[1]
+        pending[:] = [0, 0]
+
+    def count(samples: int, size: int) -> None:
+        pending[0] += samples
+        pending[1] += size
+        if pending[0] >= _SYNC_EVERY:
+            push()
+            if stop.value or os.getppid() != parent:
+                raise _Stopped
+
+    write_shard(task, count)
+    push()

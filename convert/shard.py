@@ -1,0 +1,231 @@
+"""Writes one shard: a WebDataset tar, DALI's index of it, and a record of what it holds.
+
+The record is written last, so a shard counts as finished only when all of it is there.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import tarfile
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from convert.images import BadImage, ImagePolicy, store
+from convert.scan import Member
+from loaders.errors import InputError
+from loaders.files import write_atomically
+from loaders.manifest import INDEX_DTYPE, FileEntry
+
+BLOCK = tarfile.BLOCKSIZE
+IMAGE_SUFFIX, LABEL_SUFFIX = "jpg", "cls"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardTask:
+    """One shard to write.
+
+    Attributes:
+        number: its place among the split's shards.
+        name: of the tar.
+        out: the folder that it goes to.
+        records: the folder that its record goes to.
+        policy: what is stored of an image.
+        members: the samples, in order.
+    """
+
+    number: int
+    name: str
+    out: Path
+    records: Path
+    policy: ImagePolicy
+    members: Sequence[Member]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardRecord:
+    """What a finished shard holds.
+
+    Attributes:
+        entry: the tar.
+        idx: DALI's index.
+        rows: (n,) of INDEX_DTYPE.
+        places: (n,) where the samples stood in the scan.
+        repaired: key -> what the original was.
+        bad: what was left out: place, key, path and reason of each.
+    """
+
+    entry: FileEntry
+    idx: FileEntry
+    rows: npt.NDArray[np.void]
+    places: npt.NDArray[np.int64]
+    repaired: dict[str, str]
+    bad: list[dict[str, Any]]
+
+
+def write_shard(task: ShardTask, count: Callable[[int, int], object]) -> None:
+    """Writes a shard, unless it is finished already.
+
+    Args:
+        task: what to write.
+        count: called with how many samples, and how many bytes of them, were dealt with since the last call.
+
+    Raises:
+        InputError: where the source changed since it was scanned.
+        OSError: where the source cannot be read or the target not written; what was finished stays.
+    """
+    if read_record(task.out, task.records, task.name) is not None:
+        count(len(task.members), sum(member.length for member in task.members))
+        return
+    writer = _TarWriter()
+    rows: list[tuple[int, ...]] = []
+    places: list[int] = []
+    repaired: dict[str, str] = {}
+    bad: list[dict[str, Any]] = []
+
+    def write(file: BinaryIO) -> None:
+        writer.begin(file)
+        for member in task.members:
+            try:
+                stored = store(read_bytes(member), task.policy)
+            except BadImage as error:
+                bad.append({"place": member.place, "key": member.key, "path": member.path, "reason": str(error)})
+            else:
+                offset = writer.add(f"{member.key}.{IMAGE_SUFFIX}", stored.data)
+                writer.add(f"{member.key}.{LABEL_SUFFIX}", b"%d" % member.label)
+                checksum = zlib.crc32(stored.data)
+                size = (stored.height, stored.width)
+                rows.append((offset, len(stored.data), checksum, task.number, member.label, *size))
+                places.append(member.place)
+                if stored.repaired:
+                    repaired[member.key] = stored.repaired
+            count(1, member.length)
+        writer.end()
+
+    write_atomically(task.out / task.name, write)
+    index = writer.dali_index()
+    idx = Path(task.name).with_suffix(".idx").name
+    write_atomically(task.out / idx, lambda file: file.write(index))
+    array = np.array(rows, dtype=INDEX_DTYPE)
+    record = task.records / task.name
+    with_places = {"rows": array, "places": np.array(places, dtype=np.int64)}
+    for name, values in with_places.items():
+        write_atomically(record.with_suffix(f".{name}.npy"), functools.partial(_save, values))
+    text = json.dumps(
+        {
+            "size": writer.size,
+            "sha256": writer.sha256,
+            "idx": {"size": len(index), "sha256": hashlib.sha256(index).hexdigest()},
+            "repaired": repaired,
+            "bad": bad,
+        }
+    )
+    write_atomically(record.with_suffix(".json"), lambda file: file.write(text.encode()))
+
+
+def read_record(out: Path, records: Path, name: str) -> ShardRecord | None:
+    """The record of a shard; None where it is not finished, or its tar is gone or of another size."""
+    record, idx = records / name, Path(name).with_suffix(".idx").name
+    try:
+        values = json.loads(record.with_suffix(".json").read_text())
+        found = ShardRecord(
+            entry=FileEntry(name=name, size=values["size"], sha256=values["sha256"]),
+            idx=FileEntry(name=idx, **values["idx"]),
+            rows=np.load(record.with_suffix(".rows.npy"), allow_pickle=False),
+            places=np.load(record.with_suffix(".places.npy"), allow_pickle=False),
+            repaired=values["repaired"],
+            bad=values["bad"],
+        )
+        whole = all((out / entry.name).stat().st_size == entry.size for entry in (found.entry, found.idx))
+    except FileNotFoundError:
+        return None
+    return found if whole else None
+
+
+class _TarWriter:
+    """Regular members with nothing of the moment in them: no time, no owner, so that equal samples give equal bytes."""
+
+    def begin(self, file: BinaryIO) -> None:
+        self._file, self._digest, self.size = file, hashlib.sha256(), 0
+        self._index: list[tuple[str, str, int, int]] = []
+
+    def add(self, name: str, data: bytes) -> int:
+        """Appends a member; returns where its data begin."""
+        info = tarfile.TarInfo(name)
+        info.size, info.mode = len(data), 0o644
+        self._write(info.tobuf(tarfile.GNU_FORMAT))
+        offset = self.size
+        self._write(data)
+        self._write(bytes(-len(data) % BLOCK))
+        key, _, suffix = name.rpartition(".")
+        self._index.append((key, suffix, offset, len(data)))
+        return offset
+
+    def end(self) -> None:
+        """Two empty blocks, filled up to a record, as tar itself ends an archive."""
+        self._write(bytes(2 * BLOCK))
+        self._write(bytes(-self.size % tarfile.RECORDSIZE))
+        self.sha256 = self._digest.hexdigest()
+
+    def dali_index(self) -> bytes:
+        """What DALI's webdataset reader wants beside the tar: version 1.2 of wds2idx's format."""
+        lines: dict[str, list[str]] = {}
+        for key, suffix, offset, size in self._index:
+            lines.setdefault(key, []).append(f"{suffix} {offset} {size} {key}.{suffix}")
+        return "\n".join([f"v1.2 {len(lines)}", *(" ".join(parts) for parts in lines.values()), ""]).encode()
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._digest.update(data)
+        self.size += len(data)
+
+
+def read_bytes(member: Member) -> bytes:
+    """The bytes of a sample of the source.
+
+    Raises:
+        InputError: where the file changed since it was scanned.
+        OSError: where it cannot be read.
+    """
+    descriptor = _descriptor(member.path)
+    size = os.fstat(descriptor).st_size
+    data = os.pread(descriptor, member.length, member.offset)
+    alone = member.offset == 0 and not member.path.endswith(".tar")
+    if len(data) != member.length or (alone and size != member.length):
+        raise InputError(
+            f"{member.path} changed while it was converted: {member.key} had {member.length} bytes when it was "
+            "scanned; convert anew once nothing writes there any more."
+        )
+    return data
+
+
+@functools.lru_cache(maxsize=64)
+def _open(path: str) -> _Descriptor:
+    return _Descriptor(path)
+
+
+def _descriptor(path: str) -> int:
+    return _open(path).number
+
+
+class _Descriptor:
+    """A file that stays open while the next samples come from it too, as those of an archive do."""
+
+    def __init__(self, path: str) -> None:
+        self.number = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "number"):
+            os.close(self.number)
+
+
+def _save(values: npt.NDArray[Any], file: BinaryIO) -> None:
+    np.save(file, values, allow_pickle=False)

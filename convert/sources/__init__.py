@@ -1,0 +1,132 @@
+"""The forms that data sets come in, each recognised by what is there and listed without reading an image.
+
+    scan = find_source(Path("data/imagenet"), "train")
+
+A form is a module with `recognise`, `splits` and `scan`, as `convert.sources.listing.Form` says.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from convert.scan import Scan
+from convert.sources import archives, dtd, flat, kaggle, tiny, tree, webdataset
+from convert.sources.listing import Form
+from loaders.errors import InputError
+
+_FORMS: Mapping[str, Form] = {
+    "tree": tree,
+    "archives": archives,
+    "kaggle": kaggle,
+    "flat": flat,
+    "tiny": tiny,
+    "webdataset": webdataset,
+    "dtd": dtd,
+}
+KINDS = tuple(_FORMS)
+
+
+def recognise(path: Path) -> list[tuple[str, str]]:
+    """Every form that the folder has: (kind, a sentence that says what was found there).
+
+    Raises:
+        InputError: where there is no such folder, or a folder in it cannot be read.
+    """
+    _check_folder(path)
+    try:
+        found = [(kind, form.recognise(path)) for kind, form in _FORMS.items()]
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return [(kind, why) for kind, why in found if why]
+
+
+def splits_of(path: Path, kind: str = "auto", devkit: Path | None = None) -> tuple[str, ...]:
+    """The splits of a data set, "train" first.
+
+    Args:
+        path: the data set's folder.
+        kind: "auto" or one of KINDS.
+        devkit: the development kit, where it lies elsewhere.
+
+    Raises:
+        InputError: as `find_source`.
+    """
+    kind, _ = _decide(path, kind)
+    try:
+        return _FORMS[kind].splits(path, devkit)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def find_source(
+    path: Path,
+    split: str,
+    kind: str = "auto",
+    devkit: Path | None = None,
+    report: Callable[[str], None] | None = None,
+) -> Scan:
+    """Lists the samples of one split, in whatever form the data set is.
+
+    The same ImageNet images have the same keys, labels, order and fingerprint as archives, tree, Kaggle's or flat.
+
+    Args:
+        path: the data set's folder.
+        split: one of `splits_of`; for DTD "all".
+        kind: "auto" recognises the form; one of KINDS forces it.
+        devkit: ILSVRC2012's development kit (.tar.gz or folder), where it is not in `path`.
+        report: is given a sentence that says what was found and why.
+
+    Raises:
+        InputError: where no form or more than one is recognised, the split does not exist, or it is not whole.
+    """
+    kind, why = _decide(path, kind)
+    if report:
+        report(f"{path} is read as {kind}: {why}.")
+    splits = splits_of(path, kind, devkit)
+    if split not in splits:
+        raise InputError(
+            f"{path}, read as {kind}, has no split {split!r}: choose {' or '.join(splits)}."
+            if splits
+            else f"{path} has no split that can be read as {kind}: force another form with --source."
+        )
+    try:
+        return _FORMS[kind].scan(path, split, devkit, why)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _decide(path: Path, kind: str) -> tuple[str, str]:
+    if kind != "auto":
+        if kind not in _FORMS:
+            raise InputError(f"source {kind!r} is unknown: choose auto, {', '.join(KINDS)}.")
+        _check_folder(path)
+        try:
+            return kind, _FORMS[kind].recognise(path) or "it was forced"
+        except OSError as error:
+            raise _unreadable(path, error) from error
+    found = recognise(path)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        several = "; and as ".join(f"{name}, since {why}" for name, why in found)
+        raise InputError(
+            f"{path} can be read as {several}: choose with --source {' or '.join(name for name, _ in found)}."
+        )
+    holds = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
+    raise InputError(
+        f"{path} holds {holds}, which is no data set in a known form: name the folder with train/ and val/ or with the "
+        f"archives, or force a form with --source {', '.join(KINDS)}."
+    )
+
+
+def _check_folder(path: Path) -> None:
+    if not path.is_dir():
+        hint = f"name the folder that holds it, {path.parent}" if path.exists() else "name the data set's folder"
+        raise InputError(f"{path} is no folder: {hint}.")
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    place = path if error.filename is None else os.fsdecode(error.filename)
+    return InputError(f"{place} cannot be read ({error.strerror or error}): check that it is there and readable.")

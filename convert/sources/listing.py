@@ -1,0 +1,227 @@
+"""What the forms share: which files are images, how large they are, and from rows to a scan."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from convert.scan import Ints, Scan
+from loaders.errors import InputError
+from loaders.tree import EXTENSIONS
+
+SPLITS = ("train", "val", "valid", "validation", "test")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class Form(Protocol):
+    """One form that data sets come in: what each module of this package provides."""
+
+    def recognise(self, path: Path, /) -> str | None:
+        """What in the folder says that it has this form, or None where it has not. Reads little."""
+
+    def splits(self, path: Path, devkit: Path | None, /) -> tuple[str, ...]:
+        """The splits that can be scanned."""
+
+    def scan(self, path: Path, split: str, devkit: Path | None, why: str, /) -> Scan:
+        """Lists one of the splits. Raises InputError where it is not whole."""
+
+
+class Row(NamedTuple):
+    """One image, as a form lists it: rows sort by class, then by name."""
+
+    label: int
+    name: str  # of its file, below the folder of its class
+    file: int  # place in the scan's files
+    offset: int
+    length: int
+
+
+def is_image(name: str) -> bool:
+    """Whether a name is an image's: by its suffix, and not within anything hidden."""
+    return name.lower().endswith(EXTENSIONS) and not name.startswith(".") and "/." not in name
+
+
+def folders(path: Path) -> list[str]:
+    """Sorted names of the folders in a folder, without hidden ones; [] where there is no such folder."""
+    if not path.is_dir():
+        return []
+    with os.scandir(path) as entries:
+        return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+
+
+def images(path: Path) -> list[str]:
+    """Sorted names of the images right in a folder; [] where there is no such folder."""
+    if not path.is_dir():
+        return []
+    with os.scandir(path) as entries:
+        return sorted(entry.name for entry in entries if is_image(entry.name) and not entry.is_dir())
+
+
+def has_image(path: Path, *, below: bool = False) -> bool:
+    """Whether an image lies right in the folder, or anywhere below it; stops at the first."""
+    if not path.is_dir():
+        return False
+    with os.scandir(path) as entries:
+        if any(is_image(entry.name) and not entry.is_dir() for entry in entries):
+            return True
+    return below and any(has_image(path / name, below=True) for name in folders(path))
+
+
+def sizes(root: Path, names: Sequence[str]) -> list[int]:
+    """The size of every file in bytes.
+
+    Raises:
+        InputError: where one is not there.
+    """
+    base = os.path.join(root, "")
+
+    def some(first: int) -> list[int]:
+        return [os.stat(base + name).st_size for name in names[first : first + 1024]]
+
+    try:
+        # Threads, because on a network drive nearly all of this is waiting.
+        with ThreadPoolExecutor(16) as pool:
+            return [size for part in pool.map(some, range(0, len(names), 1024)) for size in part]
+    except OSError as error:
+        raise InputError(f"{error.filename} cannot be read ({error.strerror}): restore or remove it.") from error
+
+
+def lines(path: Path) -> list[str]:
+    """The lines of a text file, without the space around them; empty ones at its end are dropped.
+
+    Raises:
+        InputError: where it cannot be read as UTF-8, or has an empty line before its end.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): fetch it again.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}): fetch it again.") from error
+    found = [line.strip() for line in text.rstrip().splitlines()]
+    if "" in found:
+        raise InputError(f"{path} is empty at line {found.index('') + 1}, before its end: fetch it again.")
+    return found
+
+
+def in_order(splits: Iterable[str]) -> tuple[str, ...]:
+    """Splits as people name them: training first, then validation, then the others."""
+    return tuple(sorted(set(splits), key=lambda name: (SPLITS.index(name) if name in SPLITS else len(SPLITS), name)))
+
+
+def labels_of(names: Iterable[str], classes: Sequence[str], where: str) -> list[int]:
+    """The place of every class name among the classes.
+
+    Raises:
+        InputError: for a name that is not among them.
+    """
+    index = {name: label for label, name in enumerate(classes)}
+    try:
+        return [index[name] for name in names]
+    except KeyError as error:
+        raise InputError(
+            f"{where} has images of class {error.args[0]!r}, which is not one of the {len(classes)} classes: "
+            "add that class to train, or remove its images."
+        ) from error
+
+
+def class_key(class_name: str, name: str) -> str:
+    """`<class>/<stem>`. WebDataset ends a key at the first dot of the file's name, so a stem has none."""
+    folder, slash, file = name.rpartition("/")
+    return f"{class_name}/{folder}{slash}{file.rpartition('.')[0].replace('.', '_')}"
+
+
+def make_scan(
+    *,
+    kind: str,
+    why: str,
+    root: Path,
+    split: str,
+    classes: Sequence[str],
+    files: Sequence[str],
+    rows: Iterable[Row],
+    key: Callable[[str, str], str] = class_key,
+    subsets: Mapping[str, Ints] | None = None,
+) -> Scan:
+    """Sorts the rows by class and name and makes a scan of them.
+
+    Args:
+        key: from class and file name to the sample's key.
+        subsets: places among the rows as sorted.
+
+    Raises:
+        InputError: there are no rows, two have one key, or a key has a control character.
+    """
+    ordered = sorted(rows)
+    if not ordered:
+        raise InputError(f"{root} holds no images of {split}: files ending in {', '.join(EXTENSIONS)} are looked for.")
+    keys = tuple(key(classes[row.label], row.name) for row in ordered)
+    if len(set(keys)) < len(keys):
+        twice = Counter(keys).most_common(1)[0][0]
+        raise InputError(f"{root} has two images of {split} with the key {twice!r}: rename or remove one.")
+    if _CONTROL.search("".join(keys)):
+        bad = next(name for name in keys if _CONTROL.search(name))
+        raise InputError(f"{root} has an image with a control character in its name, {bad!r}: rename it.")
+
+    def column(name: str) -> Ints:
+        return np.array([getattr(row, name) for row in ordered], dtype=np.int64)
+
+    return Scan(
+        kind=kind,
+        why=why,
+        root=root,
+        split=split,
+        classes=tuple(classes),
+        files=tuple(files),
+        keys=keys,
+        file=column("file"),
+        offset=column("offset"),
+        length=column("length"),
+        labels=column("label"),
+        subsets=subsets or {},
+    )
+
+
+def scan_files(
+    *,
+    kind: str,
+    why: str,
+    root: Path,
+    split: str,
+    classes: Sequence[str],
+    files: Sequence[str],
+    labels: Sequence[int],
+    names: Sequence[str],
+    subsets: Mapping[str, Ints] | None = None,
+) -> Scan:
+    """A scan of images that are a file each.
+
+    Args:
+        files: (N,) paths below `root`.
+        labels: (N,) places in `classes`.
+        names: (N,) file names below the folder of their class, also where `files` has no such folder.
+        subsets: places among the samples by class and name.
+
+    Raises:
+        InputError: where a file is missing, or as `make_scan`.
+    """
+    lengths = sizes(root, files)
+    rows = [Row(label, name, 0, 0, length) for label, name, length in zip(labels, names, lengths, strict=True)]
+    order = sorted(range(len(rows)), key=rows.__getitem__)
+    return make_scan(
+        kind=kind,
+        why=why,
+        root=root,
+        split=split,
+        classes=classes,
+        files=[files[place] for place in order],
+        rows=[rows[place]._replace(file=file) for file, place in enumerate(order)],
+        subsets=subsets,
+    )
