@@ -22,6 +22,7 @@ from loaders.files import write_atomically
 from loaders.order import Order
 
 PLAN = "plan.json"
+_UNFINISHED = ".unfinished"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -116,7 +117,12 @@ class Plan:
 
 def records_of(out: Path, split: str) -> Path:
     """The folder of a split's records."""
-    return out / f".{split}.unfinished"
+    return out / f".{split}{_UNFINISHED}"
+
+
+def unfinished_splits(out: Path) -> list[str]:
+    """The splits whose conversion was begun in a folder and is not finished."""
+    return sorted(path.parent.name[1:].removesuffix(_UNFINISHED) for path in out.glob(f".*{_UNFINISHED}/{PLAN}"))
 
 
 def read_settings(out: Path, split: str) -> dict[str, Any] | None:

@@ -43,6 +43,11 @@ def describe(folder: Path) -> str:
     return "\n".join(lines)
 
 
+def splits(folder: Path) -> list[str]:
+    """Names of the splits of a converted set."""
+    return list(read_manifest(folder).splits)
+
+
 def draw_sides(folder: Path, path: Path) -> Path:
     """Draws histograms of the shorter side and of the file size of every split, a PNG.
 

@@ -52,11 +52,12 @@ def run(argv: Sequence[str], commands: Mapping[str, Command] = COMMANDS, program
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    name = argv[0] if argv else ""
-    called = f"{program} {name}" if name in commands else program
+    # A name may be two words; the longer one counts.
+    name = next((name for name in (" ".join(argv[:2]), *argv[:1]) if name in commands), "")
+    called = f"{program} {name}" if name else program
     try:
-        if name in commands:
-            code = _run_command(called, commands[name], argv[1:], ranks)
+        if name:
+            code = _run_command(called, commands[name], argv[len(name.split()) :], ranks)
         else:
             code = _run_without(argv, commands, program, ranks)
         sys.stdout.flush()  # here, where a closed pipe can still be handled

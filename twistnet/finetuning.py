@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from loaders import InputError
+from loaders.manifest import is_converted
 from loaders.tree import is_dtd
 from twistnet.building import make_model, open_split
 from twistnet.distributed import World
@@ -60,7 +61,7 @@ def finetune_fold(
     Raises:
         InputError: for data, weights or settings that cannot be used.
     """
-    if job.data_dir.is_dir() and not is_dtd(job.data_dir):
+    if job.data_dir.is_dir() and not is_dtd(job.data_dir) and not is_converted(job.data_dir):
         raise InputError(f"{job.data_dir} is no DTD folder: it must hold images/<class>/ and labels/train1.txt.")
     best = RunFolder(job.run_dir).best
     if checkpoint is not None and checkpoint["epoch"] >= recipe.epochs and not best.exists():

@@ -2,7 +2,7 @@
 
 A command is a function with annotated parameters and a Google docstring, called as its file is. Parameters before `*`
 may be given by position; those after it by flag only; `*rest: str` takes what follows `--`. It returns None, or an
-exit code. To add one, write the file and a line here.
+exit code. To add one, write the file and a line here; a name of two words is called as it is written.
 """
 
 from __future__ import annotations
@@ -24,5 +24,11 @@ COMMANDS = {
     "show": Command("twistnet.commands.show:show", "Prints a recipe with all its values"),
     "pretrain": Command("twistnet.commands.pretrain:pretrain", "Trains a model on ImageNet, or resumes its training"),
     "finetune": Command("twistnet.commands.finetune:finetune", "Fine-tunes a model on one fold of a smaller data set"),
+    "convert": Command("twistnet.commands.convert:convert", "Converts a data set as downloaded into fast shards"),
+    "convert prepare": Command("twistnet.commands.convert:prepare", "Extracts the official archives into folders"),
+    "convert count": Command("twistnet.commands.convert:count", "Counts images, and compares with ImageNet's numbers"),
+    "convert merge": Command("twistnet.commands.convert:merge", "Joins the parts that array jobs converted"),
+    "convert check": Command("twistnet.commands.convert:check", "Checks a converted set, to the last image if asked"),
+    "convert show": Command("twistnet.commands.convert:show", "Shows what a converted set holds"),
     "demo": Command("twistnet.commands.demo:demo", "Goes from photographs to a trained TwistNet-18 in minutes"),
 }

@@ -40,7 +40,7 @@ def finetune(
     """Fine-tunes a model on one fold, choosing the epoch on its validation list and testing once.
 
     Args:
-        data_dir: DTD's folder, with images/ and labels/.
+        data_dir: DTD's folder, with images/ and labels/, or a converted DTD's.
         dataset: whose layout and folds data_dir has.
         recipe: dtd or demo_dtd; dtd unless given.
         model: a model that timm knows; twistnet18 in the recipes.

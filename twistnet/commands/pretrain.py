@@ -46,7 +46,7 @@ def pretrain(
     On several cards: torchrun --nproc_per_node=4 -m twistnet pretrain --data_dir DIR ...
 
     Args:
-        data_dir: folder with train/<class>/ and val/<class>/.
+        data_dir: folder with train/<class>/ and val/<class>/, or a converted set's.
         recipe: guide or demo; guide unless given.
         model: a model that timm knows; twistnet18 in the recipes.
         epochs: passes over the training images.

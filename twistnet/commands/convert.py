@@ -1,0 +1,188 @@
+"""`twistnet convert` and what belongs to it: prepare, count, merge, check and show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from convert import checking, finishing, preparing, showing
+from convert.beton_policy import BetonPolicy
+from convert.converting import Conversion, convert_split
+from convert.images import ImagePolicy
+from convert.plan import unfinished_splits
+from convert.sources import find_source, splits_of
+from loaders import InputError
+from loaders.cores import usable_cores
+
+Source = Literal["auto", "tree", "archives", "kaggle", "flat", "tiny", "webdataset", "dtd"]
+
+
+def convert(
+    *,
+    data_dir: Path,
+    out: Path,
+    formats: tuple[str, ...] = ("shards",),
+    images: str = "original",
+    quality: int = 90,
+    beton: Literal["jpg", "raw", "proportion"] = "jpg",
+    proportion: float = 0.5,
+    source: Source = "auto",
+    devkit: Path | None = None,
+    splits: tuple[str, ...] = (),
+    seed: int = 0,
+    shard_size: float = 1.0,
+    min_shards: int = 16,
+    workers: int | None = None,
+    max_bad: float = 0.001,
+    part: str | None = None,
+) -> None:
+    """Converts a data set as it was downloaded into shards, and into FFCV's .beton.
+
+    Started again after a kill, it goes on, and ends with the same bytes.
+
+    Args:
+        data_dir: ImageNet's archives, a tree split/class/image, Kaggle's layout, Tiny-ImageNet, WebDataset tars or DTD.
+        out: the converted set's folder.
+        formats: shards, beton or both.
+        images: original passes JPEGs through untouched; short_side=400 or max_side=500 make larger ones smaller.
+        quality: of JPEGs that are encoded anew, 1 to 100.
+        beton: what the .beton holds: JPEGs, raw pixels, or either in proportion.
+        proportion: share of JPEGs with --beton proportion.
+        source: what data_dir is; auto recognises it by its content.
+        devkit: ILSVRC2012's development kit, where it is not in data_dir.
+        splits: which ones; all that are there unless given.
+        seed: of the order that samples are written in.
+        shard_size: target size of a shard in GB.
+        min_shards: at least so many shards: ranks times readers.
+        workers: processes; the usable cores unless given.
+        max_bad: largest share of images that may be left out.
+        part: i/n writes every n-th shard, for array jobs; twistnet convert merge joins them.
+    """
+    unknown = [name for name in formats if name not in ("shards", "beton")]
+    if unknown or not formats:
+        raise InputError(f"format {', '.join(unknown) or 'none'} is unknown: write shards, beton or shards,beton.")
+    conversion = Conversion(
+        out=out,
+        policy=ImagePolicy.parse(images, quality),
+        beton=BetonPolicy(mode=beton, share=proportion, seed=seed) if "beton" in formats else None,
+        keep_shards="shards" in formats,
+        seed=seed,
+        shard_bytes=round(shard_size * 1e9),
+        min_shards=min_shards,
+        workers=usable_cores() if workers is None else workers,
+        max_bad=max_bad,
+        part=_part(part),
+    )
+    for name in splits or splits_of(data_dir, source, devkit):
+        entry = convert_split(find_source(data_dir, name, source, devkit, report=print), conversion, print)
+        if entry:
+            print(
+                f"{name}: {entry['samples']:,} images converted, {len(entry['repaired'])} repaired, "
+                f"{entry['quarantined']} quarantined; {out}"
+            )
+
+
+def prepare(
+    *,
+    data_dir: Path,
+    out: Path,
+    source: Source = "auto",
+    devkit: Path | None = None,
+    splits: tuple[str, ...] = (),
+    workers: int | None = None,
+) -> None:
+    """Extracts the official archives into train/<class>/ and val/<class>/, the guide's second step.
+
+    Any other source is copied into that layout too. Started again, it goes on.
+
+    Args:
+        data_dir: the folder of the archives.
+        out: where train/ and val/ go.
+        source: what data_dir is; auto recognises it by its content.
+        devkit: ILSVRC2012's development kit, where it is not in data_dir.
+        splits: which ones; all that are there unless given.
+        workers: threads; the usable cores unless given.
+    """
+    for name in splits or splits_of(data_dir, source, devkit):
+        scan = find_source(data_dir, name, source, devkit, report=print)
+        written = preparing.prepare(scan, out, usable_cores() if workers is None else workers)
+        print(f"{name}: {len(scan):,} images in {out / name}, {written:,} of them written now.")
+
+
+def count(*, data_dir: Path, source: Source = "auto", devkit: Path | None = None, md5: bool = False) -> int:
+    """Counts images by split and class, and compares with ImageNet's numbers.
+
+    Args:
+        data_dir: the data set, in any form that convert takes.
+        source: what data_dir is; auto recognises it by its content.
+        devkit: ILSVRC2012's development kit, where it is not in data_dir.
+        md5: check the archives' MD5 too, which reads all of them.
+    """
+    complete = True
+    for name in splits_of(data_dir, source, devkit):
+        found = preparing.count(find_source(data_dir, name, source, devkit))
+        verdict = (
+            "" if found.is_imagenet is None else ", ImageNet's number" if found.is_imagenet else ", not ImageNet's"
+        )
+        complete = complete and found.is_imagenet is not False
+        print(
+            f"{name}: {found.images:,} images of {found.classes:,} classes, {found.fewest:,} to {found.most:,} a class"
+            f"{verdict}"
+        )
+        if found.empty:
+            print(f"  no images of {', '.join(found.empty[:5])}{' and others' if len(found.empty) > 5 else ''}")
+    if md5:
+        print("\n".join(preparing.check_md5(data_dir)))
+    return 0 if complete else 1
+
+
+def merge(*, out: Path, max_bad: float = 0.001) -> None:
+    """Joins the parts of a conversion, once all of them are done.
+
+    Args:
+        out: the folder that the parts were written to, or copied into.
+        max_bad: largest share of images that may be left out.
+    """
+    splits = unfinished_splits(out)
+    if not splits:
+        raise InputError(f"{out} holds no parts: name the --out of twistnet convert --part.")
+    for split in splits:
+        entry = finishing.finish(out, split, max_bad=max_bad)
+        print(f"{split}: {entry['samples']:,} images in {len(entry['shards'])} shards; {out}")
+
+
+def check(*, data_dir: Path, full: bool = False, workers: int | None = None) -> None:
+    """Checks a converted set against its manifest and names the first thing that is wrong.
+
+    Args:
+        data_dir: the converted set's folder.
+        full: also read every byte and decode every image.
+        workers: threads; the usable cores unless given.
+    """
+    samples = checking.check(data_dir, full=full, workers=usable_cores() if workers is None else workers)
+    print(f"{data_dir}: {samples:,} samples as the manifest says{', every image decoded' if full else ''}.")
+
+
+def show(*, data_dir: Path, pictures: Path | None = None, seed: int = 0) -> None:
+    """Prints what a converted set holds: counts, sizes, and how large its images are.
+
+    Args:
+        data_dir: the converted set's folder.
+        pictures: folder for a histogram of sides and a sheet of random samples of every split.
+        seed: chooses the samples.
+    """
+    print(showing.describe(data_dir))
+    if pictures is not None:
+        pictures.mkdir(parents=True, exist_ok=True)
+        print(showing.draw_sides(data_dir, pictures / "sides.png"))
+        for split in showing.splits(data_dir):
+            print(showing.draw_samples(data_dir, split, pictures / f"{split}.png", seed))
+
+
+def _part(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    number, slash, of = text.partition("/")
+    if not (slash and number.isdecimal() and of.isdecimal()):
+        raise InputError(f"part {text!r} is no i/n: write 1/4 for the first of four.")
+    return int(number), int(of)
