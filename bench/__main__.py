@@ -7,7 +7,10 @@ import sys
 from twistnet.cli import run
 from twistnet.commands import Command
 
-COMMANDS = {"gpu": Command("bench.gpu:gpu", "Check and measure all that wants a CUDA card")}
+COMMANDS = {
+    "gpu": Command("bench.gpu:gpu", "Check and measure all that wants a CUDA card"),
+    "conversion": Command("bench.conversion:conversion", "Measure conversion beside tarfile and FFCV"),
+}
 
 if __name__ == "__main__":
     sys.exit(run(sys.argv[1:], COMMANDS, "python -m bench"))

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench import conversion as bench_conversion
 from bench import gpu as bench_gpu
 from bench import rows
 from bench.timing import Rate, measure
@@ -88,3 +89,15 @@ def test_everything_on_the_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(rows, "RESULTS", tmp_path)
     bench_gpu.gpu(batch_size=32, size=64, rounds=1, seconds=0.1)
     assert (tmp_path / "gpu.csv").exists()
+
+
+def test_conversion_is_measured_beside_its_peers(tree: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ffcv", reason="needs FFCV")
+    linked = bench_conversion.link(tree, tmp_path / "linked", 2)
+    assert len(list(linked.rglob("*.JPEG"))) == 102
+    for rates in (
+        bench_conversion.copy_rates(linked, tmp_path / "copy", 1, 1),
+        bench_conversion.encode_rates(tree, tmp_path / "encode", 1, 1),
+    ):
+        assert len(rates) == 2
+        assert all(rate.median > 0 for rate in rates.values())

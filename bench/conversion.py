@@ -1,0 +1,110 @@
+"""`python -m bench conversion`: how fast a tree becomes shards, beside a plain copy and beside FFCV's writer."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from bench.peers.ffcv_writer import write_with_ffcv
+from bench.peers.tar_copy import copy_to_tars
+from bench.rows import append_rates
+from bench.timing import Rate, measure
+from convert.converting import Conversion, convert_split
+from convert.images import ImagePolicy
+from convert.photographs import make_demo_sets
+from convert.sources import find_source
+from loaders.cores import usable_cores
+
+MAX_SIDE, QUALITY = 400, 90
+CPU = torch.device("cpu")
+ONCE = 1e-6  # seconds: every round calls each thing a single time
+
+
+def conversion(*, rounds: int = 3, per_class: int = 300, links: int = 8, workers: int | None = None) -> None:
+    """Measures conversion on ImageNet-sized crops of photographs and adds rows to bench/results/conversion.csv.
+
+    Each round converts the whole set once in every way; start of processes, index and checksums included.
+
+    Args:
+        rounds: interleaved rounds.
+        per_class: images of each of the demo's classes.
+        links: names that each image has where bytes are only copied, which needs more of them to take a while.
+        workers: processes; the usable cores unless given.
+    """
+    workers = usable_cores() if workers is None else workers
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        tree = make_demo_sets(root / "demo", train_per_class=per_class).photographs
+        copied = copy_rates(link(tree, root / "linked", links), root / "copy", rounds, workers)
+        encoded = encode_rates(tree, root / "encode", rounds, workers)
+    for options, rates in (({"images": "original"}, copied), ({"images": f"max_side={MAX_SIDE}"}, encoded)):
+        path = append_rates("conversion", rates, options | {"workers": workers, "quality": QUALITY}, CPU)
+        for what, rate in rates.items():
+            print(f"{what}: {rate.median:,.0f} img/s ({rate.low:,.0f} to {rate.high:,.0f}, n={rate.n})")
+    print(f"Rows added to {path}: commit them.")
+
+
+def copy_rates(tree: Path, out: Path, rounds: int, workers: int) -> dict[str, Rate]:
+    """Bytes untouched: ours beside tarfile alone, which checks, hashes and indexes nothing."""
+    scan = find_source(tree, "train")
+    files = [(str(scan.root / file), int(label)) for file, label in zip(scan.files, scan.labels, strict=True)]
+    runs = {
+        "original to shards": _ours(tree, out, "original", workers),
+        "tarfile copy": _fresh(out, lambda folder: copy_to_tars(files, folder, workers)),
+    }
+    return measure(runs, rounds=rounds, seconds=ONCE, device=CPU)
+
+
+def encode_rates(tree: Path, out: Path, rounds: int, workers: int) -> dict[str, Rate]:
+    """Smaller images: ours beside FFCV's writer at the same longer side, quality and workers."""
+    runs = {
+        f"max_side={MAX_SIDE} to shards": _ours(tree, out, f"max_side={MAX_SIDE}", workers),
+        "FFCV DatasetWriter": _fresh(
+            out,
+            lambda folder: write_with_ffcv(
+                tree / "train", folder / "train.beton", max_side=MAX_SIDE, quality=QUALITY, workers=workers
+            ),
+        ),
+    }
+    return measure(runs, rounds=rounds, seconds=ONCE, device=CPU)
+
+
+def link(tree: Path, out: Path, links: int) -> Path:
+    """The tree with `links` names for every training image."""
+    for path, number in itertools.product(sorted((tree / "train").rglob("*.JPEG")), range(links)):
+        target = out / "train" / path.parent.name / f"{path.stem}_{number}{path.suffix}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.link(path, target)
+    return out
+
+
+def _ours(tree: Path, out: Path, images: str, workers: int) -> Callable[[], int]:
+    policy = ImagePolicy.parse(images, QUALITY)
+
+    def run(folder: Path) -> int:
+        scan = find_source(tree, "train")
+        convert_split(scan, Conversion(out=folder, policy=policy, workers=workers, min_shards=workers), _say_nothing)
+        return len(scan)
+
+    return _fresh(out, run)
+
+
+def _fresh(out: Path, run: Callable[[Path], int]) -> Callable[[], int]:
+    """Runs in an empty folder each time; what was written there before is removed first, in everybody's time alike."""
+
+    def in_an_empty_folder() -> int:
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        return run(out)
+
+    return in_an_empty_folder
+
+
+def _say_nothing(_: str) -> None:
+    pass

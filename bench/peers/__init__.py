@@ -1,0 +1,1 @@
+"""What others do for the same work, called as their own documentation calls it."""
