@@ -53,6 +53,7 @@ def write_beton(out: Path, split: str, records: Sequence[ShardRecord], policy: B
         "out": str(temporary),
         "page_size": page,
         "policy": asdict(policy),
+        "parent": os.getpid(),
     }
     try:
         _run(spec, split)

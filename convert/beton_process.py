@@ -60,13 +60,22 @@ def encode_stored(destination: Any, stored: Stored, malloc: Any) -> None:
 
 
 class Worker(multiprocessing.Process):
-    """A process that is remembered, because `multiprocessing` itself forgets those that have ended."""
+    """A process that is remembered, because `multiprocessing` itself forgets those that have ended.
+
+    It ends with its parent, for whose samples it would wait for ever.
+    """
 
     started: ClassVar[list[Worker]] = []
 
     def start(self) -> None:
         super().start()
         self.started.append(self)
+
+    def run(self) -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        threading.Thread(target=end_with_the_worker, args=(parent.pid,), daemon=True).start()
+        super().run()
 
 
 def end_with_the_worker(parent: int) -> None:
@@ -86,7 +95,7 @@ def main(spec: dict[str, Any]) -> None:
     writer = ffcv.writer.DatasetWriter(spec["out"], fields, page_size=spec["page_size"], num_workers=1)
     samples = Samples(spec["shards"], np.load(spec["rows"]), BetonPolicy(**spec["policy"]))
     ffcv.writer.Process = Worker
-    threading.Thread(target=end_with_the_worker, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=end_with_the_worker, args=(spec["parent"],), daemon=True).start()
     writer.from_indexed_dataset(samples)
 
 

@@ -33,6 +33,8 @@ def check(folder: Path, *, full: bool, workers: int) -> int:
     Raises:
         InputError: the first thing that is wrong; a sample is named by key, shard and offset.
     """
+    if workers < 1:
+        raise InputError(f"workers {workers} is too small: take at least 1.")
     manifest = read_manifest(folder)
     for entry in _files(manifest):
         check_size(folder, entry)
@@ -44,7 +46,7 @@ def check(folder: Path, *, full: bool, workers: int) -> int:
         # The images first: they say which one is wrong, where a file's checksum only says that something is.
         for split, store in stores.items():
             if isinstance(store, ShardStore):
-                _check_images(store, split, open_index(folder, manifest.splits[split]), workers)
+                _check_images(folder, store, split, open_index(folder, manifest.splits[split]), workers)
         for entry in tqdm(list(_files(manifest)), unit="file", disable=not sys.stderr.isatty()):
             found = digest(folder / entry.name)
             if found != entry.sha256:
@@ -66,24 +68,33 @@ def _files(manifest: Manifest) -> Iterator[FileEntry]:
     yield from (ids for _, ids in manifest.subsets.values())
 
 
-def _check_images(store: ShardStore, split: str, rows: npt.NDArray[np.void], workers: int) -> None:
+def _check_images(folder: Path, store: ShardStore, split: str, rows: npt.NDArray[np.void], workers: int) -> None:
     decoder = ReferenceDecoder()
 
     def check_some(first: int) -> int:
         samples = range(first, min(first + _AT_ONCE, len(store)))
         for sample in samples:
-            store.verify(sample)
-            size = (int(rows[sample]["height"]), int(rows[sample]["width"]))
-            box = np.array([[0, 0, *size]], dtype=np.int64)
-            out = np.empty((1, 8, 8, 3), dtype=np.uint8)
-            sizes, failures = decoder.sizes([store.read(sample)])
-            failures = failures or decoder.decode([store.read(sample)], box, np.zeros(1, dtype=bool), out)
-            if failures:
-                raise SampleError(store.key(sample), failures[0])
-            if tuple(sizes[0]) != size:
-                found = "x".join(map(str, sizes[0]))
-                raise SampleError(store.key(sample), f"it is {found} where the index says {size[0]}x{size[1]}")
+            try:
+                check_one(sample)
+            except SampleError as error:
+                raise InputError(
+                    f"{folder / error.key}, sample {sample} of {split} at byte {rows[sample]['offset']:,}, is damaged "
+                    f"({error.reason}): copy its shard and the index again, or convert again."
+                ) from error
         return len(samples)
+
+    def check_one(sample: int) -> None:
+        store.verify(sample)
+        size = (int(rows[sample]["height"]), int(rows[sample]["width"]))
+        box = np.array([[0, 0, *size]], dtype=np.int64)
+        out = np.empty((1, 8, 8, 3), dtype=np.uint8)
+        sizes, failures = decoder.sizes([store.read(sample)])
+        failures = failures or decoder.decode([store.read(sample)], box, np.zeros(1, dtype=bool), out)
+        if failures:
+            raise SampleError(store.key(sample), failures[0])
+        if tuple(sizes[0]) != size:
+            found = "x".join(map(str, sizes[0]))
+            raise SampleError(store.key(sample), f"it is {found} where the index says {size[0]}x{size[1]}")
 
     starts = range(0, len(store), _AT_ONCE)
     with (

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from convert.beton import require_ffcv
 from convert.beton_policy import BetonPolicy
 from convert.estimate import estimate, refuse_a_small_disk
-from convert.finishing import finish, remove_leftovers
+from convert.finishing import finish, manifest_for, remove_leftovers
 from convert.images import ImagePolicy
-from convert.plan import Plan, num_shards, records_of
+from convert.plan import Plan, num_shards
 from convert.running import write_shards
 from convert.scan import Scan
-from convert.shard import read_record
+from convert.shard import ShardTask, read_record
 from loaders.errors import InputError
-from loaders.files import clear_unfinished
-from loaders.manifest import NAME
+from loaders.manifest import NAME, is_converted, read_manifest
 from loaders.order import Order
 
 
@@ -52,9 +50,11 @@ class Conversion:
     part: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        for name, low in (("shard_bytes", 1_000_000), ("min_shards", 1), ("workers", 1)):
-            if getattr(self, name) < low:
-                raise InputError(f"{name} {getattr(self, name)} is too small: take at least {low}.")
+        if self.shard_bytes < 1_000_000:
+            raise InputError(f"shard_size {self.shard_bytes / 1e9:g} GB is too small: take at least 0.001.")
+        for name in ("min_shards", "workers"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} {getattr(self, name)} is too small: take at least 1.")
         if not 0 <= self.max_bad <= 1:
             raise InputError(f"max_bad {self.max_bad} is impossible: take a share from 0 to 1.")
         if self.part is not None and not 1 <= self.part[0] <= self.part[1]:
@@ -99,22 +99,32 @@ def convert_split(scan: Scan, conversion: Conversion, say: Callable[[str], objec
         beton=conversion.beton,
         keep_shards=conversion.keep_shards,
     )
+    manifest_for(out, plan.settings(), list(scan.classes))  # refuses now what would not fit in the end
     tasks = list(plan.tasks())
-    finished = [record for task in tasks if (record := read_record(out, plan.records, task.name))]
-    refuse_a_small_disk(out, expected.shard_bytes + expected.beton_bytes, sum(record.entry.size for record in finished))
-    plan.begin()
-    clear_unfinished(out)
-    clear_unfinished(plan.records)
-    gone_on = f", {len(finished)} finished before" if finished else ""
-    say(f"{split}: {expected}; {plan.num_shards} shards{gone_on}")
+    needed = expected.shard_bytes + expected.beton_bytes
     if conversion.part is not None:
         number, of = conversion.part
         tasks = [task for task in tasks if task.number % of == number - 1]
-    write_shards(tasks, conversion.workers)
+        needed = expected.shard_bytes * sum(len(task.members) for task in tasks) // len(scan)
+    finished = [record for task in tasks if (record := read_record(out, plan.records, task.name))]
+    refuse_a_small_disk(out, needed, sum(record.entry.size for record in finished))
+    plan.begin()
+    _clear_temporaries((out, plan.records), tasks)
+    gone_on = f", {len(finished)} finished before" if finished else ""
+    say(f"{split}: {expected}; {plan.num_shards} shards{gone_on}")
+    try:
+        write_shards(tasks, conversion.workers)
+        entry = finish(out, split, max_bad=conversion.max_bad) if conversion.part is None else None
+    except OSError as error:
+        if error.filename is not None:  # the source
+            raise
+        raise InputError(
+            f"{out} cannot be written ({error.strerror or error}): free space or see to its disk, and start again, "
+            "which goes on after the shards that are finished."
+        ) from error
     if conversion.part is not None:
         say(f"Part {number} of {of} of {split} is done: when all are, call twistnet convert merge --out {out}")
-        return None
-    return finish(out, split, max_bad=conversion.max_bad)
+    return entry
 
 
 def _converted(scan: Scan, conversion: Conversion) -> Mapping[str, Any] | None:
@@ -124,17 +134,41 @@ def _converted(scan: Scan, conversion: Conversion) -> Mapping[str, Any] | None:
         InputError: where it was converted otherwise.
     """
     path = conversion.out / NAME
-    if not path.exists():
+    if not is_converted(conversion.out):
         return None
-    manifest = json.loads(path.read_text())
+    manifest = read_manifest(conversion.out).values
     entry: Mapping[str, Any] | None = manifest["splits"].get(scan.split)
     if entry is None:
         return None
-    held = {"fingerprint": entry["fingerprint"], "images": manifest["images"], "seed": manifest["seed"]}
-    wanted = {"fingerprint": scan.fingerprint, "images": str(conversion.policy), "seed": conversion.seed}
+    beton = entry["beton"] and entry["beton"].get("policy")
+    held = {
+        **{name: manifest.get(name) for name in ("images", "quality", "seed")},
+        "fingerprint": entry.get("fingerprint"),
+        "formats": _formats(bool(entry["shards"]), beton),
+    }
+    wanted = {
+        "images": str(conversion.policy),
+        "quality": conversion.policy.quality,
+        "seed": conversion.seed,
+        "fingerprint": scan.fingerprint,
+        "formats": _formats(conversion.keep_shards, asdict(conversion.beton) if conversion.beton else None),
+    }
     for name, value in wanted.items():
         if held[name] != value:
             raise InputError(f"{path} holds {scan.split} with {name} {held[name]}, not {value}: choose another --out.")
-    if records_of(conversion.out, scan.split).exists() or (entry["beton"] is None) == (conversion.beton is None):
-        return entry
-    raise InputError(f"{path} holds {scan.split} with other formats: choose another --out.")
+    return entry
+
+
+def _clear_temporaries(folders: Iterable[Path], tasks: Iterable[ShardTask]) -> None:
+    """Removes what killed processes left of these shards alone: other parts may be writing to the same folders."""
+    stems = {Path(task.name).stem for task in tasks}
+    for folder in folders:
+        for path in folder.glob(".*.tmp"):
+            if path.name[1:].partition(".")[0] in stems:
+                path.unlink(missing_ok=True)
+
+
+def _formats(shards: bool, beton: Mapping[str, Any] | None) -> str:
+    """As a person reads it: `shards,beton (mode jpg, share 0.5, seed 0)`."""
+    policy = ", ".join(f"{name} {value}" for name, value in (beton or {}).items())
+    return ",".join([*(["shards"] if shards else []), *([f"beton ({policy})"] if beton else [])])

@@ -17,12 +17,12 @@ from PIL import features
 
 from convert.beton import write_beton
 from convert.beton_policy import BetonPolicy
-from convert.plan import digest, read_settings, records_of, shard_name
+from convert.plan import digest, read_settings, records_of, shard_files, shard_name, unfinished_splits
 from convert.shard import ShardRecord, read_record
 from launch.version import VERSION
 from loaders.errors import InputError
-from loaders.files import write_atomically
-from loaders.manifest import FORMAT, NAME, FileEntry
+from loaders.files import clear_unfinished, write_atomically
+from loaders.manifest import FORMAT, NAME, FileEntry, read_manifest
 
 QUARANTINE = "quarantine.jsonl"
 
@@ -57,7 +57,7 @@ def finish(out: Path, split: str, *, max_bad: float) -> Mapping[str, Any]:
     beton = write_beton(out, split, records, BetonPolicy(**settings["beton"])) if settings["beton"] else None
     rows = np.concatenate([record.rows for record in records])
     index = _write_array(out, f"{split}.index.npy", rows)
-    manifest = _manifest(out, settings, plan["classes"])
+    manifest = manifest_for(out, settings, plan["classes"])
     subsets = _subsets(out, split, plan["subsets"], np.concatenate([record.places for record in records]))
     entry = {
         "samples": len(rows),
@@ -70,7 +70,7 @@ def finish(out: Path, split: str, *, max_bad: float) -> Mapping[str, Any]:
         "index": _entry(index),
         "shards": [_entry(record.entry) for record in records if settings["keep_shards"]],
         "dali": [_entry(record.idx) for record in records if settings["keep_shards"]],
-        "beton": _entry(beton) if beton else None,
+        "beton": {**_entry(beton), "policy": settings["beton"]} if beton else None,
     }
     manifest["splits"] = dict(sorted({**manifest["splits"], split: entry}.items()))
     manifest["subsets"] = {**manifest["subsets"], **subsets}
@@ -83,10 +83,12 @@ def finish(out: Path, split: str, *, max_bad: float) -> Mapping[str, Any]:
 def remove_leftovers(out: Path, split: str, entry: Mapping[str, Any]) -> None:
     """Removes what only an unfinished conversion needs: the records, and tars that the manifest does not name."""
     named = {item["name"] for item in (*entry["shards"], *entry["dali"])}
-    for path in (*out.glob(f"{split}-[0-9]*.tar"), *out.glob(f"{split}-[0-9]*.idx")):
+    for path in shard_files(out, split):
         if path.name not in named:
             path.unlink()
     shutil.rmtree(records_of(out, split), ignore_errors=True)
+    if not unfinished_splits(out):  # else another process may be writing there
+        clear_unfinished(out)
 
 
 def finished_records(out: Path, split: str, num_shards: int) -> list[ShardRecord]:
@@ -126,8 +128,17 @@ def versions() -> dict[str, str]:
     }
 
 
-def _manifest(out: Path, settings: Mapping[str, Any], classes: list[str]) -> dict[str, Any]:
-    """The manifest to add a split to: that of the folder, or a new one."""
+def manifest_for(out: Path, settings: Mapping[str, Any], classes: list[str]) -> dict[str, Any]:
+    """The manifest to add a split to: that of the folder, or a new one.
+
+    Args:
+        out: the converted set's folder.
+        settings: `convert.plan.Plan.settings` of the split.
+        classes: of the split.
+
+    Raises:
+        InputError: where the folder's set was converted otherwise.
+    """
     wanted = {
         "format": FORMAT,
         "source": settings["source"]["kind"],
@@ -141,7 +152,7 @@ def _manifest(out: Path, settings: Mapping[str, Any], classes: list[str]) -> dic
     path = out / NAME
     if not path.exists():
         return {**wanted, "splits": {}, "subsets": {}}
-    held: dict[str, Any] = json.loads(path.read_text())
+    held = dict(read_manifest(out).values)
     for name in ("format", "images", "quality", "seed", "classes"):
         if held.get(name) != wanted[name]:
             shown = [f"{len(v)} classes" if isinstance(v, list) else v for v in (held.get(name), wanted[name])]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 import struct
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from PIL import Image
+import numpy as np
+from PIL import Image, UnidentifiedImageError
 
 from loaders.errors import InputError
 from loaders.reference import MAX_PIXELS
@@ -18,7 +22,8 @@ _RULE = re.compile(r"(short_side|max_side)=([0-9]+)")
 _START_OF_FRAME = {0xC0, 0xC1, 0xC2}  # baseline, extended and progressive: what every decoder here reads
 _STANDALONE = {0x01, *range(0xD0, 0xD8)}
 _END_OF_IMAGE = b"\xff\xd9"
-_TAIL = 2048  # some cameras and tools pad files after the image's end
+# Other plug-ins of Pillow start programs (EPS), or read what no data set of photographs holds.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 
 
 class BadImage(Exception):
@@ -100,12 +105,13 @@ def store(data: bytes, policy: ImagePolicy) -> Stored:
     """
     if not data:
         raise BadImage("the file is empty")
-    header = jpeg_header(data)
+    header = _parse(data)
     if header is not None:
-        height, width, components = header
+        height, width, components, scan = header
         _check_pixels(height, width)
         if components in (1, 3):
-            if _END_OF_IMAGE not in data[-_TAIL:]:
+            # Looked for from the scan on, which holds no such bytes: a thumbnail in front of it has an end of its own.
+            if data.rfind(_END_OF_IMAGE, scan) < 0:
                 raise BadImage("the JPEG is cut short: its end is missing")
             if policy.size(height, width) == (height, width):
                 return Stored(data=data, height=height, width=width)
@@ -115,6 +121,13 @@ def store(data: bytes, policy: ImagePolicy) -> Stored:
 
 def jpeg_header(data: bytes) -> tuple[int, int, int] | None:
     """Height, width and number of components of an 8-bit Huffman-coded JPEG; None for whatever is none."""
+    header = _parse(data)
+    return None if header is None else header[:3]
+
+
+def _parse(data: bytes) -> tuple[int, int, int, int] | None:
+    """As `jpeg_header`, and where the first scan begins."""
+    size: tuple[int, int, int] | None = None
     if data[:2] != b"\xff\xd8":
         return None
     at = 2
@@ -128,13 +141,17 @@ def jpeg_header(data: bytes) -> tuple[int, int, int] | None:
         if marker in _STANDALONE:
             at += 2
             continue
+        if marker == 0xDA:
+            return None if size is None else (*size, at)
         (length,) = struct.unpack_from(">H", data, at + 2)
         if marker in _START_OF_FRAME:
-            if at + 10 > len(data):
+            if size is not None or at + 10 > len(data):
                 return None
             bits, height, width, components = struct.unpack_from(">BHHB", data, at + 4)
-            return (height, width, components) if bits == 8 and height and width else None
-        if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker in (0xD9, 0xDA):
+            if bits != 8 or not height or not width:
+                return None
+            size = (height, width, components)
+        elif (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xD9:
             return None
         at += 2 + length
     return None
@@ -143,30 +160,55 @@ def jpeg_header(data: bytes) -> tuple[int, int, int] | None:
 def _encode(data: bytes, policy: ImagePolicy, repaired: str | None) -> Stored:
     out = io.BytesIO()
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with _opened(data) as image:
             _check_pixels(image.height, image.width)
             height, width = policy.size(image.height, image.width)
             if (height, width) != (image.height, image.width):
                 # Scaling in the DCT domain first, to twice the size at least: an antialiased resize follows.
                 image.draft("RGB", (2 * width, 2 * height))
-            pixels = image.convert("RGB")
+            pixels = _rgb(image)
         if pixels.size != (width, height):
-            pixels = pixels.resize((width, height), Image.Resampling.BICUBIC)
+            pixels = _resized(pixels, height, width)
         if repaired is None:
             pixels.save(out, "JPEG", quality=policy.quality)
         else:
             pixels.save(out, "JPEG", quality=max(policy.quality, REPAIR_QUALITY), subsampling=0)
     except BadImage:
         raise
+    except UnidentifiedImageError as error:  # its own message holds an address, another one at every start
+        raise BadImage("its content is no image of a known format") from error
     except Exception as error:  # Pillow's plug-ins raise nearly anything on hostile bytes
         raise BadImage(" ".join(f"{error}".split()) or type(error).__name__) from error
     return Stored(data=out.getvalue(), height=height, width=width, repaired=repaired)
 
 
+@contextlib.contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what is noted as repaired, or refused
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            yield image
+
+
+def _resized(image: Image.Image, height: int, width: int) -> Image.Image:
+    """Antialiased bilinear, by torch's vectorised path, which is within a level of Pillow's."""
+    import torch  # here, because shards of untouched bytes never need it, and it takes seconds in every process
+
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+    small = torch.nn.functional.interpolate(pixels, size=(height, width), mode="bilinear", antialias=True)
+    return Image.fromarray(small[0].permute(1, 2, 0).contiguous().numpy())
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):  # Pillow cuts at 255, which leaves white
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")
+
+
 def _oddity(data: bytes) -> str:
     """What an image is that no plain JPEG is: its format and mode, as Pillow names them."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with _opened(data) as image:
             return f"{image.format} {image.mode}"
     except Exception:
         return "unknown"

@@ -23,6 +23,7 @@ from loaders.order import Order
 
 PLAN = "plan.json"
 _UNFINISHED = ".unfinished"
+_SPACE = re.compile(r"\s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -46,6 +47,18 @@ class Plan:
     num_shards: int
     beton: BetonPolicy | None = None
     keep_shards: bool = True
+
+    def __post_init__(self) -> None:
+        held: dict[str, str] = {}
+        for key in filter(_SPACE.search, self.scan.keys):
+            held.setdefault(_SPACE.sub("_", key), key)
+        # Members of one name would be lost to whatever reads the tar by name.
+        for key in self.scan.keys if held else ():
+            if held.get(_SPACE.sub("_", key), key) != key:
+                raise InputError(
+                    f"{self.scan.root} has the images {key!r} and {held[_SPACE.sub('_', key)]!r}, which are one name "
+                    "in a shard, where spaces are written as _: rename one."
+                )
 
     @property
     def records(self) -> Path:
@@ -71,7 +84,7 @@ class Plan:
                 records=self.records,
                 policy=self.policy,
                 # DALI's index has spaces between its fields.
-                members=[member._replace(key=re.sub(r"\s", "_", member.key)) for member in members],
+                members=[member._replace(key=_SPACE.sub("_", member.key)) for member in members],
             )
 
     def settings(self) -> dict[str, Any]:
@@ -93,14 +106,22 @@ class Plan:
         """Makes the folders and writes the settings down, or finds the same ones there.
 
         Raises:
-            InputError: where another conversion was begun there, or the folders cannot be made.
+            InputError: where another conversion was begun there, files of other origin are in the way, or the folders
+                cannot be made.
         """
         wanted = self.settings()
+        held = read_settings(self.out, self.scan.split)
+        split = self.scan.split
+        foreign = [] if held else [*shard_files(self.out, split), *self.out.glob(f"{split}.beton")]
+        if foreign:
+            raise InputError(
+                f"{foreign[0]} is in the way and would be overwritten, as no conversion that is going on has written "
+                "it: choose another --out, or remove it."
+            )
         try:
             self.records.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"folder {self.out} cannot be made ({error.strerror}): choose another --out.") from error
-        held = read_settings(self.out, self.scan.split)
         if held is None:
             subsets = {name: [int(place) for place in places] for name, places in self.scan.subsets.items()}
             values = {"settings": wanted, "classes": list(self.scan.classes), "subsets": subsets}
@@ -129,7 +150,7 @@ def read_settings(out: Path, split: str) -> dict[str, Any] | None:
     """What `Plan.begin` has written: settings, classes and subsets; None where nothing was begun."""
     try:
         found: dict[str, Any] = json.loads((records_of(out, split) / PLAN).read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return found
 
@@ -137,6 +158,11 @@ def read_settings(out: Path, split: str) -> dict[str, Any] | None:
 def shard_name(split: str, number: int) -> str:
     """`train-000003.tar`."""
     return f"{split}-{number:06d}.tar"
+
+
+def shard_files(out: Path, split: str) -> list[Path]:
+    """The tars of a split and DALI's indexes, sorted: by their names, whoever has written them."""
+    return sorted(path for suffix in ("tar", "idx") for path in out.glob(f"{split}-{'[0-9]' * 6}.{suffix}"))
 
 
 def num_shards(total_bytes: int, samples: int, target_bytes: int, least: int) -> int:

@@ -64,11 +64,14 @@ def prepare(scan: Scan, out: Path, workers: int) -> int:
     Raises:
         InputError: where the source changed meanwhile, or a file of another size is in the way.
     """
+    if workers < 1:
+        raise InputError(f"workers {workers} is too small: take at least 1.")
     for name in scan.classes:
         (out / scan.split / name).mkdir(parents=True, exist_ok=True)
 
     def write(member: Member) -> int:
-        path = out / scan.split / f"{member.key}.JPEG"
+        folder = f"{scan.classes[member.label]}/"  # which a WebDataset's keys need not have
+        path = out / scan.split / folder / f"{member.key.removeprefix(folder)}.JPEG"
         try:
             if path.stat().st_size == member.length:
                 return 0
@@ -76,6 +79,7 @@ def prepare(scan: Scan, out: Path, workers: int) -> int:
         except FileNotFoundError:
             pass
         temporary = path.with_name(f".{path.name}.part")  # one name: a second start overwrites a torn one
+        path.parent.mkdir(parents=True, exist_ok=True)  # folders within a class
         temporary.write_bytes(read_bytes(member))
         os.replace(temporary, path)
         return 1

@@ -27,7 +27,7 @@ _shared: Any = None
 
 
 class _Stopped(Exception):
-    """Another process met an error, or the parent is gone."""
+    """Another process met an error."""
 
 
 def write_shards(tasks: Sequence[ShardTask], workers: int) -> None:
@@ -46,8 +46,7 @@ def write_shards(tasks: Sequence[ShardTask], workers: int) -> None:
     # Without a terminal a bar would fill the log.
     bar = tqdm(total=total, unit="img", unit_scale=True, disable=not sys.stderr.isatty(), dynamic_ncols=True)
     processes = max(1, min(workers, len(tasks)))
-    arguments = ((images, read, stop), os.getpid())
-    with bar, ProcessPoolExecutor(processes, context, initializer=_begin, initargs=arguments) as pool:
+    with bar, ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(images, read, stop)) as pool:
         futures: list[Future[None]] = [pool.submit(_write, task) for task in tasks]
         with _shown(bar, images, read):
             try:
@@ -89,14 +88,24 @@ def _shown(bar: Any, images: Any, read: Any) -> Iterator[None]:
         thread.join()
 
 
-def _begin(shared: tuple[Any, Any, Any], parent: int) -> None:
+def _begin(images: Any, read: Any, stop: Any) -> None:
     global _shared
-    _shared = (*shared, parent)
+    _shared = images, read, stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop
+    os.environ["OMP_NUM_THREADS"] = "1"  # there is a process for every core: torch's own threads would be in the way
+    threading.Thread(target=_end_with_the_parent, name="twistnet-parent", daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
+    """Ends this process when the parent was killed: it would wait for the next shard for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _write(task: ShardTask) -> None:
-    images, read, stop, parent = _shared
+    images, read, stop = _shared
     pending = [0, 0]
 
     def push() -> None:
@@ -111,7 +120,7 @@ def _write(task: ShardTask) -> None:
         pending[1] += size
         if pending[0] >= _SYNC_EVERY:
             push()
-            if stop.value or os.getppid() != parent:
+            if stop.value:
                 raise _Stopped
 
     write_shard(task, count)

@@ -145,7 +145,7 @@ def read_record(out: Path, records: Path, name: str) -> ShardRecord | None:
             bad=values["bad"],
         )
         whole = all((out / entry.name).stat().st_size == entry.size for entry in (found.entry, found.idx))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return found if whole else None
 
@@ -180,7 +180,9 @@ class _TarWriter:
         lines: dict[str, list[str]] = {}
         for key, suffix, offset, size in self._index:
             lines.setdefault(key, []).append(f"{suffix} {offset} {size} {key}.{suffix}")
-        return "\n".join([f"v1.2 {len(lines)}", *(" ".join(parts) for parts in lines.values()), ""]).encode()
+        return "\n".join([f"v1.2 {len(lines)}", *(" ".join(parts) for parts in lines.values()), ""]).encode(
+            errors="surrogateescape"  # as the tar has names that are no UTF-8
+        )
 
     def _write(self, data: bytes) -> None:
         self._file.write(data)
@@ -195,9 +197,12 @@ def read_bytes(member: Member) -> bytes:
         InputError: where the file changed since it was scanned.
         OSError: where it cannot be read.
     """
-    descriptor = _descriptor(member.path)
-    size = os.fstat(descriptor).st_size
-    data = os.pread(descriptor, member.length, member.offset)
+    opened = _open(member.path)  # held, since other threads may push it out of the cache, which closes it
+    try:
+        size = os.fstat(opened.number).st_size
+        data = os.pread(opened.number, member.length, member.offset)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, member.path) from error
     alone = member.offset == 0 and not member.path.endswith(".tar")
     if len(data) != member.length or (alone and size != member.length):
         raise InputError(
@@ -210,10 +215,6 @@ def read_bytes(member: Member) -> bytes:
 @functools.lru_cache(maxsize=64)
 def _open(path: str) -> _Descriptor:
     return _Descriptor(path)
-
-
-def _descriptor(path: str) -> int:
-    return _open(path).number
 
 
 class _Descriptor:

@@ -122,7 +122,10 @@ def _open_folders(path: Path, split: str) -> TreeStore:
         raise InputError(f"{path} has no folder {split}/: it must hold {split}/<class>/<image>.")
     found = _class_folders(folder)
     if not found:
-        raise InputError(f"{folder} has no class folders: sort its images into {split}/<class>/ first.")
+        raise InputError(
+            f"{folder} has no class folders: sort its images into {split}/<class>/; for ImageNet twistnet convert "
+            "prepare does it, with --devkit."
+        )
     # The training split says what the classes are: a class without validation images must not shift the labels.
     train = path / "train"
     classes = _class_folders(train) if train.is_dir() else found

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
+
+if TYPE_CHECKING:  # what reads stores and converts sets does without torch
+    from torch import Tensor
 
 # An encoded image, or raw pixels (H, W, 3). Views of a memory map are read-only.
 Encoded: TypeAlias = bytes | memoryview | npt.NDArray[np.uint8]

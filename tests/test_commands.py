@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 
 from twistnet.__main__ import main
+from twistnet.run_folder import RunFolder
 
 
 def call(command: str, *flags: str) -> int:
@@ -59,8 +61,10 @@ def test_pretraining_publishes_its_weights_and_keeps_those_of_before(
     # A job that is started once more after its end publishes the same weights again: nothing to keep.
     assert resume(tree, "--resume=second/latest.pt") == 0
     assert len(list(folder.iterdir())) == 4
-    assert pretrain(tree, "--checkpoint_dir=third", "--no_publish", "--weights_dir=elsewhere") == 0
+    assert pretrain(tree, "--checkpoint_dir=third", "--seed=7", "--no_publish", "--weights_dir=elsewhere") == 0
+    assert resume(tree, "--resume=third/latest.pt") == 0
     assert not Path("elsewhere").exists()
+    assert len(list(folder.iterdir())) == 4, "a resumed run keeps to what was said when it began"
 
 
 def test_epoch_lines_and_log_agree(run: Path, tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,7 +87,8 @@ def test_epoch_lines_and_log_agree(run: Path, tree: Path, capsys: pytest.Capture
         (["--resume=nowhere/latest.pt"], "nowhere/latest.pt does not exist"),
         (["--resume=checkpoints/recipe.json"], "cannot be read"),
         (["--resume=checkpoints/best.pt"], "would overwrite checkpoints/latest.pt"),
-        (["--resume=checkpoints/test_resnet_imagenet.pt"], "has format None"),
+        (["--resume=checkpoints/test_resnet_imagenet.pt"], "is no checkpoint of a run: name a latest.pt"),
+        (["--resume=checkpoints"], "checkpoint checkpoints is a folder: name the latest.pt in it"),
         (["--resume=checkpoints/latest.pt", "--lr=0.7"], "--lr 0.7 differs from the "),
         (["--resume=checkpoints/latest.pt", "--recipe=guide"], "--recipe guide differs from the demo"),
         (["--resume=checkpoints/latest.pt", "--batch_size=12"], "no total batch of 16"),
@@ -91,7 +96,10 @@ def test_epoch_lines_and_log_agree(run: Path, tree: Path, capsys: pytest.Capture
         (["--checkpoint_dir=new", "--recipe=guide", "--batch_size=12"], "mixing needs a multiple of 8: take 8"),
         (["--checkpoint_dir=new", "--model=twistnet19"], "twistnet19"),
         (["--checkpoint_dir=new", "--warmup_epochs=2"], "warmup_epochs 2 leaves nothing of 2 epochs"),
-        (["--checkpoint_dir=new", "--weights_dir=checkpoints/log.jsonl"], "checkpoints/log.jsonl is no folder"),
+        (
+            ["--checkpoint_dir=new", "--weights_dir=checkpoints/log.jsonl"],
+            "--weights_dir checkpoints/log.jsonl cannot be written to",
+        ),
         (["--resume=checkpoints/latest.pt", "--accumulate=0"], "accumulate 0 is too small"),
         (["--checkpoint_dir=new", "--data_dir=nowhere"], "nowhere does not exist"),
         (["--checkpoint_dir=new", "--recipe=a9"], "recipe 'a9' is unknown"),
@@ -127,6 +135,10 @@ def test_resuming_on_other_data_is_refused(
     (other / "train" / "cat" / "another.JPEG").write_bytes((other / "train" / "cat" / "cat_4.JPEG").read_bytes())
     assert resume(other, f"--resume={run / 'latest.pt'}") == 1
     assert "the checkpoint's fingerprint (" in capsys.readouterr().err
+    fewer = shutil.copytree(tree, tmp_path / "fewer")
+    (fewer / "val" / "cat" / "cat_3.JPEG").unlink()
+    assert resume(fewer, f"--resume={run / 'latest.pt'}") == 1
+    assert "the checkpoint's val_fingerprint (" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("log_every", [1, 3, 50])
@@ -161,7 +173,7 @@ def test_a_full_disk_is_a_sentence_and_keeps_the_last_checkpoint(tree: Path, run
     assert ended.returncode == 1
     assert ended.stderr == "error: File too large\n"
     assert (run / "latest.pt").read_bytes() == before
-    assert not list(run.glob(".*"))
+    assert not list(run.glob(".*.tmp"))
 
 
 def test_going_on_in_another_precision_is_said(tree: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -247,6 +259,33 @@ def test_processes_that_cannot_meet_say_so(
     printed = capsys.readouterr().err
     assert "the 2 processes cannot meet (" in printed
     assert printed.count("\n") == 1
+
+
+def test_a_folder_that_another_process_writes_to_is_refused(
+    tree: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = RunFolder(run)
+    other.make()
+    log = (run / "log.jsonl").read_bytes()
+    assert resume(tree, f"--resume={run / 'latest.pt'}") == 1
+    assert f"another process is training into {run}" in capsys.readouterr().err
+    assert (run / "log.jsonl").read_bytes() == log
+    other.release()
+    assert resume(tree, f"--resume={run / 'latest.pt'}") == 0
+
+
+def test_progress_is_said_where_there_is_no_terminal(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("twistnet.progress.NOTE_EVERY_S", 0.0)
+    assert pretrain(tree, "--log_every=1") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(
+        "Training test_resnet on 51 images of 3 classes: 2 epochs of 4 steps, total batch 16 on 1 x"
+    )
+    noted = [line for line in lines if re.match(r"epoch 1/2: 15\.7%, loss \d\.\d+, \d+ img/s, 00:\d\d left", line)]
+    assert len(noted) == 1, "16 of 102 images after the first step"
 
 
 def test_what_a_kill_left_half_written_is_cleared(tree: Path, run: Path) -> None:

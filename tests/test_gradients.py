@@ -16,8 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from twistnet import distributed
 from twistnet.buffers import average_buffers
+from twistnet.job import Job
 from twistnet.recipe import Recipe, named
-from twistnet.train import Job, _Run, train
+from twistnet.train import _Run, train
 
 # Without batch norm, whose statistics are those of a pass, the gradient of a batch is the mean of its parts'.
 RECIPE = named("guide").with_changes(

@@ -58,7 +58,7 @@ def test_the_flag_table_gives_the_defaults(name: str) -> None:
             if isinstance(default, (str, int, float, Path)) and not isinstance(default, bool):
                 assert shown[place] == str(default).removesuffix(".0" if name != "convert" else ""), flags
                 checked += 1
-    assert checked >= 5
+    assert checked >= 4
 
 
 @pytest.mark.parametrize("name", sorted({*COMMANDS, *BENCH_COMMANDS} - {"pretrain", "finetune", "convert"}))

@@ -41,12 +41,15 @@ class Run:
     def folder(self) -> Path:
         return self.root / "run"
 
-    def start(self, *extra: str, ranks: int | None = None) -> subprocess.Popen[str]:
+    def start(
+        self, *extra: str, ranks: int | None = None, log_every: int = 1, checkpoint_minutes: int = 0
+    ) -> subprocess.Popen[str]:
         """Starts training, as torchrun does where there are several ranks."""
         ranks = ranks or self.ranks
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
         command = [sys.executable, *torchrun, str(RECORD_RUN), str(self.root / "record"), "pretrain"]
-        flags = {"data_dir": self.tree, "device": "cpu", "workers": 1, "log_every": 1, "checkpoint_minutes": 0}
+        often = {"log_every": log_every, "checkpoint_minutes": checkpoint_minutes}
+        flags = {"data_dir": self.tree, "device": "cpu", "workers": 1} | often
         return subprocess.Popen(
             [*command, *(f"--{name}={value}" for name, value in flags.items()), "--no_publish", *extra],
             cwd=self.root,
@@ -57,10 +60,10 @@ class Run:
             start_new_session=True,
         )
 
-    def begin(self) -> subprocess.Popen[str]:
+    def begin(self, **often: int) -> subprocess.Popen[str]:
         batch_size = f"--batch_size={TOTAL_BATCH // self.ranks}"
         new = ["--recipe=guide", f"--epochs={EPOCHS}", "--size=32", batch_size, "--seed=3"]
-        return self.start(*new, f"--checkpoint_dir={self.folder}")
+        return self.start(*new, f"--checkpoint_dir={self.folder}", **often)
 
     def finish(self, process: subprocess.Popen[str]) -> str:
         printed, _ = process.communicate(timeout=240)
@@ -147,6 +150,44 @@ def test_a_killed_run_ends_with_the_same_bits(
         assert torch.equal(tensor, expected[name]), name
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_first_and_loses_nothing(
+    number: signal.Signals, whole: Callable[[int], Run], tree: Path, tmp_path: Path
+) -> None:
+    run = Run(tmp_path, tree, 1)
+    process = run.begin(log_every=1000, checkpoint_minutes=1000)  # only the signal makes it save inside an epoch
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None and len(run.batches()) < STEPS_PER_EPOCH + 2:
+        time.sleep(0.01)
+    process.send_signal(number)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, printed
+    latest = run.folder / "latest.pt"
+    stopped = torch.load(latest, weights_only=True)
+    step = stopped["epoch"] * STEPS_PER_EPOCH + stopped["step_in_epoch"]
+    assert f"interrupted after step {step}: go on with --resume {latest}." in printed
+    assert STEPS_PER_EPOCH < step < EPOCHS * STEPS_PER_EPOCH
+    run.resume()
+    weights, expected = (
+        torch.load(each.folder / "twistnet18_imagenet.pt", weights_only=True) for each in (run, whole(1))
+    )
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights.items())
+
+
+def test_ranks_end_with_a_launcher_that_is_killed(tree: Path, tmp_path: Path) -> None:
+    run = Run(tmp_path, tree, 2)
+    process = run.begin()
+    pids = [tmp_path / f"record-pid.{rank}" for rank in range(2)]
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and not (run.folder / "log.jsonl").exists():
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    while time.monotonic() < deadline and any(Path("/proc", path.read_text()).exists() for path in pids):
+        time.sleep(0.01)
+    assert not any(Path("/proc", path.read_text()).exists() for path in pids)
+
+
 def test_one_rank_goes_on_where_two_were_killed(whole: Callable[[int], Run], tree: Path, tmp_path: Path) -> None:
     run = killed(tmp_path, tree, 2)
     on_two = {
@@ -179,7 +220,7 @@ def test_two_ranks_score_the_model_that_they_save(whole: Callable[[int], Run], t
 
 def test_the_run_folder_says_all(whole: Callable[[int], Run]) -> None:
     run = whole(1)
-    names = {path.name for path in run.folder.iterdir()}
+    names = {path.name for path in run.folder.iterdir()} - {".lock"}
     weights = {"twistnet18_imagenet.pt", "twistnet18_imagenet.safetensors"}
     assert names == weights | {"recipe.json", "env.json", "log.jsonl", "latest.pt", "best.pt", "curves.png"}
     env = json.loads((run.folder / "env.json").read_text())

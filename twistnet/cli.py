@@ -67,17 +67,18 @@ def run(argv: Sequence[str], commands: Mapping[str, Command] = COMMANDS, program
             stop = "" if str(error).endswith("?") else "."
             print(f"{called}: {error}{stop} See {called} --help.", file=sys.stderr)
         return _failed_alike(ranks)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         if ranks.is_main:
-            print(f"{called}: interrupted.", file=sys.stderr)
-        return 130
+            where = f" {stopped}" if str(stopped) else ""
+            print(f"{called}: interrupted{where}.", file=sys.stderr)
+        return int(getattr(stopped, "code", 130))
     except (InputError, OSError) as error:
         if isinstance(error, BrokenPipeError) and _stdout_is_closed():
             return _BROKEN_PIPE
         if os.environ.get("TWISTNET_TRACEBACK", "0") not in ("", "0"):
             traceback.print_exc()
         mark = "" if ranks.is_main else f"[rank {ranks.rank}] "
-        print(f"{mark}error: {_sentence(error)}", file=sys.stderr)
+        sys.stderr.write(f"{mark}error: {_sentence(error)}\n")  # in one piece: other ranks write there too
         return 1
 
 

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import datetime
+import os
+import signal
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +20,7 @@ from torch import Tensor, nn
 from launch.ranks import Ranks
 from loaders import InputError
 
+_PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 _TIMEOUT = datetime.timedelta(minutes=30)
 
 
@@ -64,6 +70,8 @@ class World:
         """The model, averaging its gradients over the ranks. Buffers stay each rank's own: `twistnet.buffers`."""
         if self.world_size == 1:
             return model
+        # A 1 x 1 convolution's gradient has two layouts that are the same in memory, and torch warns of it.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         on_card = [self.device.index] if self.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(
             model, device_ids=on_card, gradient_as_bucket_view=True, broadcast_buffers=False
@@ -86,6 +94,7 @@ def join(device: str) -> Iterator[World]:
     if ranks.world_size == 1:
         yield world
         return
+    _end_with_the_launcher()
     backend = "gloo"
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
@@ -108,6 +117,12 @@ def join(device: str) -> Iterator[World]:
             dist.destroy_process_group()
 
 
+def _end_with_the_launcher() -> None:
+    """Asks the kernel to end this rank when torchrun is killed: it would train on, unseen, into the same folder."""
+    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def _another_rank_ended(error: RuntimeError) -> bool:
     """Whether a collective failed because its peer is gone; gloo has no class of error for that."""
     return isinstance(error, dist.DistError) or "gloo/transport" in str(error) or "closed by peer" in str(error)
@@ -119,6 +134,8 @@ def _choose_device(device: str, local_rank: int) -> torch.device:
     cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "cpu" or (device == "auto" and cards == 0):
         return torch.device("cpu")
+    if not cards:
+        raise InputError("this machine has no CUDA card that torch can use: pass --device cpu, or see twistnet doctor.")
     if local_rank >= cards:
         raise InputError(
             f"local rank {local_rank} has no card, since this machine has {cards}: "

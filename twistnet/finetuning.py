@@ -14,10 +14,11 @@ from loaders.tree import is_dtd
 from twistnet.building import make_model, open_split
 from twistnet.distributed import World
 from twistnet.evaluate import evaluate
+from twistnet.job import Job
 from twistnet.precision import Precision
 from twistnet.recipe import Recipe
 from twistnet.run_folder import RunFolder, load_checkpoint
-from twistnet.train import Job, train
+from twistnet.train import train
 from twistnet.weights import LoadReport, auto_load
 
 

@@ -214,7 +214,7 @@ def _demo() -> Recipe:
     """Minutes on two CPU cores: small images and a few hundred steps, too few for RandAugment and mixing to pay."""
     return Recipe(
         name="demo",
-        epochs=12,
+        epochs=10,
         batch_size=32,
         lr=0.4,
         warmup_epochs=1,

@@ -5,10 +5,11 @@ recipe.json   env.json   log.jsonl   latest.pt   best.pt   <model>_<data>.pt   .
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
@@ -19,7 +20,7 @@ FORMAT = 1
 KEYS = (
     *("model", "buffers", "optimiser", "scaler", "dtype"),
     *("epoch", "step_in_epoch", "best_top1", "best_epoch", "meter"),
-    *("recipe", "data", "weights_from"),
+    *("recipe", "data", "weights_from", "publish_to"),
 )
 
 
@@ -32,18 +33,32 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock: TextIO | None = None
 
     def make(self) -> None:
-        """Makes the folder where it does not exist, and clears what a killed process has left half-written.
+        """Makes the folder, keeps others from writing there, and clears what a killed process has left half-written.
 
         Raises:
-            InputError: where it cannot be made.
+            InputError: where it cannot be made, or another process writes there.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / ".lock").open("a")
         except OSError as error:
             raise InputError(f"run folder {self.path} cannot be made ({error.strerror}): choose another.") from error
+        try:
+            # The system drops the lock with the process, however that ends.
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.release()
+            raise InputError(f"another process is training into {self.path}: wait for it, or end it first.") from error
         clear_unfinished(self.path)
+
+    def release(self) -> None:
+        """Lets other processes write here."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     @property
     def latest(self) -> Path:
@@ -62,11 +77,11 @@ class RunFolder:
 
     def refuse_to_overwrite(self) -> None:
         """Raises InputError where the folder holds a run that has come to a checkpoint."""
-        held = next((name for name in (self.latest, self.best) if name.exists()), None)
-        if held is None:
-            return
-        go_on = f"go on with --resume {self.latest}" if self.latest.exists() else f"remove {held}"
-        raise InputError(f"{self.path} holds a run already ({held.name}): {go_on}, or choose another folder.")
+        if self.latest.exists():
+            raise InputError(
+                f"{self.path} holds a run already ({self.latest.name}): go on with --resume {self.latest}, or choose "
+                "another folder."
+            )
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
         """Writes one of the run's JSON files."""
@@ -107,14 +122,20 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         InputError: where the file is missing, torn or none of ours.
     """
+    if path.is_dir():
+        raise InputError(f"checkpoint {path} is a folder: name the latest.pt in it.")
     if not path.is_file():
         raise InputError(f"checkpoint {path} does not exist: name a latest.pt, or start without --resume.")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     # A torn or foreign file fails in many ways: UnpicklingError, RuntimeError, EOFError, ...
     except Exception as error:
-        raise InputError(f"checkpoint {path} cannot be read ({type(error).__name__}): take an older one.") from error
+        raise InputError(
+            f"{path} cannot be read as a checkpoint ({type(error).__name__}): name a latest.pt."
+        ) from error
     found = state.get("format") if isinstance(state, dict) else None
+    if found is None:
+        raise InputError(f"{path} is no checkpoint of a run: name a latest.pt; weights go to finetune --weights.")
     if found != FORMAT:
         raise InputError(f"checkpoint {path} has format {found}, this version reads {FORMAT}: name a run's latest.pt.")
     missing = [key for key in KEYS if key not in state]

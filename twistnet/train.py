@@ -15,8 +15,6 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -25,12 +23,13 @@ from torch import Tensor, nn
 
 from loaders import Batch, InputError
 from loaders.philox import Purpose, bits
-from twistnet import environment
+from twistnet import environment, signals
 from twistnet.buffers import average_buffers, gather_buffers, set_buffers
 from twistnet.building import explained, make_model, open_split
 from twistnet.curves import draw_curves
 from twistnet.distributed import World
 from twistnet.evaluate import Score, evaluate
+from twistnet.job import Job, Outcome
 from twistnet.loss import mixed_cross_entropy
 from twistnet.meter import Meter
 from twistnet.optimiser import make_optimiser
@@ -40,62 +39,6 @@ from twistnet.recipe import Recipe
 from twistnet.run_folder import RunFolder, save_checkpoint
 from twistnet.schedule import lr_at
 from twistnet.weights import LoadReport, save
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """A training run: where its data and its files are, and how this machine is used. None of it changes the weights.
-
-    Attributes:
-        data_dir: the data set's folder.
-        train_split: name of the split to train on.
-        val_split: name of the split that is scored after every epoch.
-        run_dir: where the run's files go.
-        weights_name: file name of the final weights.
-        workers: decoding threads of this rank; None takes the usable cores.
-        decoder: as `loaders.open_loader` takes it.
-        log_every: steps between log rows, at which a checkpoint may be taken.
-        checkpoint_minutes: least time between checkpoints inside an epoch; one is taken after every epoch as well.
-    """
-
-    data_dir: Path
-    train_split: str = "train"
-    val_split: str = "val"
-    run_dir: Path
-    weights_name: str
-    workers: int | None = None
-    decoder: str = "auto"
-    log_every: int = 50
-    checkpoint_minutes: float = 10.0
-
-    def __post_init__(self) -> None:
-        if self.log_every < 1:
-            raise InputError(f"log_every {self.log_every} is too small: take at least 1.")
-        if self.workers is not None and self.workers < 1:
-            raise InputError(f"workers {self.workers} is too small: take at least 1, or leave it out.")
-        if self.checkpoint_minutes < 0:
-            raise InputError(f"checkpoint_minutes {self.checkpoint_minutes} is negative: take 0 or more.")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What a run came to.
-
-    Attributes:
-        best_top1: the best validation accuracy, 0 to 1.
-        best_epoch: the epoch that it was reached after, counted from 1.
-        last: the score after the last epoch.
-        images_per_s: trained on in the run's whole epochs, over all ranks and starts, validation left out.
-        weights: the final weights.
-        weights_from: what `prepare` loaded when the run began: a file, or timm's model; None: nothing.
-    """
-
-    best_top1: float
-    best_epoch: int
-    last: Score
-    images_per_s: float
-    weights: Path
-    weights_from: str | None
 
 
 def train(
@@ -118,7 +61,12 @@ def train(
     Raises:
         InputError: for data, checkpoint or settings that cannot be used together.
     """
-    return _Run(job, recipe, world, checkpoint, prepare).run()
+    run = _Run(job, recipe, world, checkpoint, prepare)
+    try:
+        with signals.noted() as run.stopping:
+            return run.run()
+    finally:
+        run.folder.release()
 
 
 class _Run:
@@ -153,6 +101,7 @@ class _Run:
             self._restore(checkpoint)
         self.parallel = world.wrap(self.model)
         self.saved_at = time.monotonic()
+        self.stopping = signals.Noted()
         world.wait_for_all()  # before rank 0 writes into a folder that another rank may still be looking into
         if world.is_main:
             self._open_folder()
@@ -168,6 +117,12 @@ class _Run:
         images = self.train_loader.num_samples
         done = self.epoch * images + self._images_before(self.step_in_epoch)
         progress = Progress(total=self.recipe.epochs * images, done=done, shown=self.world.is_main)
+        progress.say(
+            f"Training {self.recipe.model} on {images:,} images of {len(self.train_loader.classes)} classes: "
+            f"{self.recipe.epochs} epochs of {self.steps_per_epoch} steps, total batch "
+            f"{self.recipe.total_batch(self.world.world_size)} on {self.world.world_size} x {self.world.device.type}, "
+            f"lr {self.recipe.peak_lr(self.world.world_size):g}, from step {self.step}; {self.folder.path}"
+        )
         try:
             while self.epoch < self.recipe.epochs:
                 with explained(self.recipe):
@@ -200,17 +155,21 @@ class _Run:
             progress.advance(self._images_before(self.step_in_epoch) - self._images_before(self.step_in_epoch - 1))
             last = self.step_in_epoch == self.steps_per_epoch
             if self.step_in_epoch % self.job.log_every == 0 and not last:
-                self._log_steps()
+                self._log_steps(progress)
                 if self._checkpoint_is_due():
-                    buffers = gather_buffers(self.model, self.world)
-                    if self.world.is_main:
-                        self._save_latest(buffers)
-        self._log_steps()
+                    self._checkpoint()
+            # One process stops at once; several agree on it where they meet anyway.
+            elif self.stopping.signal and self.world.world_size == 1 and not last:
+                self._log_steps(progress)
+                self._checkpoint()
+        self._log_steps(progress)
         average_buffers(self.model, self.world)
         score = evaluate(self.model, self.val_loader, self.world, self.precision)
         self._refuse_divergence("validation loss", score.loss)
         self.epoch, self.step_in_epoch = self.epoch + 1, 0
         self._log_epoch(score, progress)
+        if self.epoch < self.recipe.epochs:
+            self._stop_if_asked()
         return score
 
     def _train_step(self, batch: Batch) -> None:
@@ -252,12 +211,13 @@ class _Run:
             min_share=self.recipe.min_lr,
         )
 
-    def _log_steps(self) -> None:
+    def _log_steps(self, progress: Progress) -> None:
         measured = self.meter.read()
         self._refuse_divergence("loss", measured["loss"])
         if self.world.is_main:
             row = {"kind": "steps", "step": self.step, "epoch": self.epoch + 1, "lr": self._lr(self.step - 1)}
             self.folder.append(row | measured)
+            progress.note(f"loss {measured['loss']:.3f}")
 
     def _log_epoch(self, score: Score, progress: Progress) -> None:
         measured, stages = self.meter.read_epoch()
@@ -292,9 +252,22 @@ class _Run:
         return min(step_in_epoch * self.recipe.total_batch(self.world.world_size), self.train_loader.num_samples)
 
     def _checkpoint_is_due(self) -> bool:
-        """As rank 0's clock says, on all ranks alike."""
+        """As rank 0's clock says, or because a signal has come to any; on all ranks alike."""
         due = self.world.is_main and time.monotonic() - self.saved_at >= 60 * self.job.checkpoint_minutes
-        return self.world.any(due)
+        return self.world.any(due or self.stopping.signal != 0)
+
+    def _checkpoint(self) -> None:
+        """Saves inside an epoch, and stops where that was asked for."""
+        buffers = gather_buffers(self.model, self.world)
+        if self.world.is_main:
+            self._save_latest(buffers)
+        self._stop_if_asked()
+
+    def _stop_if_asked(self) -> None:
+        if self.world.any(self.stopping.signal != 0):
+            raise signals.Stopped(
+                self.stopping.signal, f"after step {self.step}: go on with --resume {self.folder.latest}"
+            )
 
     def _draw(self, progress: Progress) -> None:
         try:
@@ -323,6 +296,7 @@ class _Run:
             "meter": self.meter.state(),
             "dtype": str(self.precision.dtype),
             "weights_from": self.weights_from,
+            "publish_to": str(self.job.publish_to) if self.job.publish_to else None,
             "recipe": self.recipe.to_dict(),
             "data": self._data(),
         }
@@ -334,6 +308,7 @@ class _Run:
             "classes": list(self.train_loader.classes),
             "samples": self.train_loader.num_samples,
             "fingerprint": self.train_loader.fingerprint,
+            "val_fingerprint": self.val_loader.fingerprint,
             "total_batch": self.recipe.total_batch(self.world.world_size),
         }
 

@@ -61,6 +61,8 @@ def convert(
     unknown = [name for name in formats if name not in ("shards", "beton")]
     if unknown or not formats:
         raise InputError(f"format {', '.join(unknown) or 'none'} is unknown: write shards, beton or shards,beton.")
+    if shard_size > 1000:
+        raise InputError(f"shard_size {shard_size:g} GB is too large: take at most 1000.")
     conversion = Conversion(
         out=out,
         policy=ImagePolicy.parse(images, quality),

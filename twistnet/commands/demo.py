@@ -19,8 +19,9 @@ from loaders import InputError
 from loaders.files import write_atomically
 from twistnet import distributed
 from twistnet.finetuning import finetune_fold
+from twistnet.job import Job
 from twistnet.recipe import named
-from twistnet.train import Job, train
+from twistnet.train import train
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

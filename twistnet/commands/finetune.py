@@ -10,8 +10,8 @@ from launch.ranks import Ranks
 from loaders import InputError
 from twistnet import distributed
 from twistnet.finetuning import Result, finetune_fold
+from twistnet.job import Job
 from twistnet.starting import run_folder_of, start
-from twistnet.train import Job
 
 
 def finetune(

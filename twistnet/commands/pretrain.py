@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import filecmp
+import os
 import shutil
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from launch.ranks import Ranks
 from loaders import InputError
 from loaders.files import write_atomically
 from twistnet import distributed
+from twistnet.job import Job, Outcome
 from twistnet.starting import run_folder_of, start
-from twistnet.train import Job, Outcome, train
+from twistnet.train import train
 from twistnet.weights import find
 
 
@@ -34,8 +36,8 @@ def pretrain(
     warmup_epochs: int | None = None,
     size: int | None = None,
     seed: int | None = None,
-    weights_dir: Path = Path("weights"),
-    publish: bool = True,
+    weights_dir: Path | None = None,
+    publish: bool | None = None,
     decoder: str = "auto",
     device: Literal["auto", "cpu", "cuda"] = "auto",
     log_every: int = 50,
@@ -61,15 +63,13 @@ def pretrain(
         warmup_epochs: epochs of linear warm-up.
         size: side of the images in pixels.
         seed: of initialisation, order and augmentation.
-        weights_dir: where the final weights are copied to, to be found by themselves.
-        publish: whether to copy them there.
+        weights_dir: where the final weights are copied to, to be found by themselves; weights unless given.
+        publish: whether to copy them there; they are unless --no_publish is given.
         decoder: auto or reference.
         device: where to train; auto takes a CUDA card where there is one.
         log_every: steps between log rows.
         checkpoint_minutes: least minutes between checkpoints inside an epoch.
     """
-    if publish and weights_dir.exists() and not weights_dir.is_dir():
-        raise InputError(f"--weights_dir {weights_dir} is no folder: choose another, or pass --no_publish.")
     run_dir = run_folder_of(resume, checkpoint_dir, Path("checkpoints"), "--checkpoint_dir")
     settled, checkpoint = start(
         resume,
@@ -88,12 +88,14 @@ def pretrain(
         eval_size=size,
         seed=seed,
     )
+    publish_to = _publish_to(weights_dir, publish, checkpoint)
     job = Job(
         data_dir=data_dir,
         run_dir=run_dir,
         weights_name=f"{settled.model}_imagenet.pt",
         workers=workers,
         decoder=decoder,
+        publish_to=publish_to,
         log_every=log_every,
         checkpoint_minutes=checkpoint_minutes,
     )
@@ -101,8 +103,8 @@ def pretrain(
         outcome = train(job, settled, world, checkpoint=checkpoint)
         if world.is_main:
             _report(outcome, run_dir)
-            if publish:
-                _publish(outcome.weights, weights_dir)
+            if publish_to:
+                _publish(outcome.weights, publish_to)
 
 
 def _report(outcome: Outcome, run_dir: Path) -> None:
@@ -112,8 +114,41 @@ def _report(outcome: Outcome, run_dir: Path) -> None:
     )
 
 
+def _publish_to(folder: Path | None, publish: bool | None, checkpoint: dict[str, Any] | None) -> Path | None:
+    """The folder that final weights are copied to, as asked for now or when the run began; None: none.
+
+    Raises:
+        InputError: where it cannot be written to, before hours of training and not after.
+    """
+    if publish is False:
+        return None
+    if checkpoint is not None and folder is None and publish is None:
+        folder = Path(checkpoint["publish_to"]) if checkpoint["publish_to"] else None
+    else:
+        folder = folder or Path("weights")
+    if folder is None:
+        return None
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise InputError(f"--weights_dir {folder} cannot be written to: choose another, or pass --no_publish.")
+    return folder
+
+
 def _publish(weights: Path, folder: Path) -> None:
-    """Copies final weights, both files, to where they are found by themselves; what was there gets a dated name."""
+    """Copies final weights, both files, to where they are found by themselves; what was there gets a dated name.
+
+    Raises:
+        InputError: where that fails; the weights are in the run folder all the same.
+    """
+    try:
+        _copy_weights(weights, folder)
+    except OSError as error:
+        raise InputError(
+            f"{weights} could not be copied to {folder} ({error.strerror}): the weights are safe, copy them yourself."
+        ) from error
+
+
+def _copy_weights(weights: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / weights.name
     for suffix in (".safetensors", ".pt"):  # the .pt last: it is the one that is looked for

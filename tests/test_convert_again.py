@@ -1,0 +1,278 @@
+"""A conversion started again or in parts, the check of what it left, and values that it cannot take."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tarfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import write_tree
+from conversions import Capture, convert, digests, flip, names, sentence, times, webdataset_tar
+
+from twistnet.__main__ import main
+
+pytest_plugins = ("conversions",)
+
+
+# Started again
+
+
+def test_again_when_all_is_done(images: Path, whole: Path, capsys: Capture) -> None:
+    before = times(whole)
+    assert convert(images, whole) == 0
+    assert "converted already" in capsys.readouterr().out
+    assert times(whole) == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--images=max_side=90"], ["images", "original", "max_side=90"]),
+        (["--seed=7"], ["seed", "0", "7"]),
+        (["--quality=80"], ["quality", "90", "80"]),
+        (["--formats=beton"], ["formats", "shards", "beton (mode jpg"]),
+        (["--formats=shards,beton", "--beton=raw"], ["formats", "shards", "shards,beton (mode raw"]),
+    ],
+)
+def test_a_finished_set_of_other_settings(
+    flags: list[str], named: list[str], images: Path, whole: Path, capsys: Capture
+) -> None:
+    before = times(whole)
+    assert convert(images, whole, *flags) == 1
+    said = sentence(capsys)
+    assert all(word in said for word in [*named, "choose another --out"])
+    assert times(whole) == before
+
+
+def test_another_conversion_begun_there(images: Path, broken: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "out"
+    assert convert(images, out, "--part=1/3") == 0
+    before = times(out)
+    for flags, held, given in (
+        (["--seed=7"], "seed 0", "not 7"),
+        (["--images=short_side=64"], "images original", "not short_side=64"),
+        (["--min_shards=4"], "shards 3", "not 4"),
+    ):
+        assert convert(images, out, *flags) == 1
+        said = sentence(capsys)
+        assert held in said
+        assert given in said
+    (broken / "val" / "cat" / "cat_0.JPEG").unlink()
+    assert convert(broken, out) == 1
+    assert "holds a conversion of val begun with" in sentence(capsys)
+    assert times(out) == before
+
+
+def test_a_split_that_does_not_belong_is_refused_at_once(
+    images: Path, whole: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    out = Path(shutil.copytree(whole, tmp_path / "set"))
+    source = tmp_path / "tree"
+    shutil.copytree(images / "val", source / "test")
+    before = times(out)
+    assert convert(source, out, "--images=short_side=64") == 1
+    said = sentence(capsys)
+    assert "images original" in said
+    assert "short_side=64" in said
+    assert times(out) == before
+
+
+# Parts
+
+
+def test_parts_in_any_order_make_the_whole(images: Path, whole: Path, tmp_path: Path, capsys: Capture) -> None:
+    """On machines of their own, copied together, and in one folder beside temporary files of others."""
+    machines = [tmp_path / "one", tmp_path / "two"]
+    out = tmp_path / "out"
+    for part, folder in ((3, machines[0]), (1, machines[1]), (2, machines[0])):
+        assert convert(images, folder, f"--part={part}/3") == 0
+        assert not (folder / "manifest.json").exists()
+    shutil.copytree(machines[0], out)
+    assert main(["convert", "merge", f"--out={out}"]) == 1
+    said = sentence(capsys)
+    assert "1 of 3 shards of val are missing, the first val-000000.tar" in said
+    shutil.copytree(machines[1], out, dirs_exist_ok=True)
+    assert main(["convert", "merge", f"--out={out}"]) == 0
+    assert digests(out) == digests(whole)
+    assert not [path for path in out.iterdir() if path.is_dir()]
+    assert main(["convert", "merge", f"--out={out}"]) == 1
+    assert "holds no parts" in sentence(capsys)
+
+
+def test_a_part_leaves_alone_what_another_writes(images: Path, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert convert(images, out, "--part=1/3") == 0
+    mark = "0" * 32
+    others = [out / f".val-000002.tar.{mark}.tmp", out / ".val.unfinished" / f".val-000002.json.{mark}.tmp"]
+    own = [out / f".val-000001.tar.{mark}.tmp", out / ".val.unfinished" / f".val-000001.json.{mark}.tmp"]
+    for path in (*others, *own):
+        path.write_bytes(b"half")
+    assert convert(images, out, "--part=2/3") == 0
+    assert [path.exists() for path in (*others, *own)] == [True, True, False, False]
+    assert convert(images, out, "--part=3/3") == 0
+    assert main(["convert", "merge", f"--out={out}"]) == 0
+    assert digests(out) == digests(whole)
+
+
+def test_a_part_needs_room_for_itself_alone(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    stored = sum(path.stat().st_size for path in images.rglob("*.JPEG"))
+    monkeypatch.setattr("convert.estimate.shutil.disk_usage", lambda _: SimpleNamespace(free=stored // 2))
+    assert convert(images, tmp_path / "out") == 1
+    assert "GB free" in sentence(capsys)
+    assert convert(images, tmp_path / "out", "--part=2/3") == 0
+
+
+# The check
+
+
+def checked(folder: Path, *flags: str) -> int:
+    return main(["convert", "check", f"--data_dir={folder}", "--workers=2", *flags])
+
+
+def copied(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "set"))
+
+
+def test_check_finds_a_whole_set_whole(whole: Path, capsys: Capture) -> None:
+    assert checked(whole) == 0
+    assert checked(whole, "--full") == 0
+    assert "30 samples" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("suffix", ["tar", "idx", "index.npy"])
+@pytest.mark.parametrize("change", ["cut", "missing"])
+def test_check_finds_files_cut_or_missing(
+    suffix: str, change: str, whole: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    out = copied(whole, tmp_path)
+    path = sorted(out.glob(f"*.{suffix}"))[-1]
+    if change == "cut":
+        os.truncate(path, path.stat().st_size - 1)
+    else:
+        path.unlink()
+    assert checked(out) == 1
+    assert str(path) in sentence(capsys)
+
+
+def test_check_finds_a_flipped_byte(whole: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Of two damaged images the first is named, by key, shard and offset."""
+    out = copied(whole, tmp_path)
+    shards = sorted(out.glob("*.tar"))
+    places = []
+    for shard, image in ((shards[2], 0), (shards[1], 4), (shards[1], 5)):
+        with tarfile.open(shard) as tar:
+            member = [member for member in tar if member.name.endswith(".jpg")][image]
+        places.append(member)
+        flip(shard, member.offset_data + member.size // 2)
+    assert checked(out) == 0  # sizes and structure alone
+    assert checked(out, "--full") == 1
+    said = sentence(capsys)
+    assert f"{shards[1].name}:{places[1].name}" in said
+    assert f"{places[1].offset_data:,}" in said
+    assert "CRC-32" in said
+
+
+@pytest.mark.parametrize("name", ["val-000001.idx", "val-000001.tar", "val.index.npy"])
+def test_check_finds_other_flipped_bytes(name: str, whole: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Outside of the images: in DALI's index, a tar's last block, a label of the index."""
+    out = copied(whole, tmp_path)
+    if name == "val.index.npy":
+        rows = np.load(out / name)
+        rows["label"][3] = (rows["label"][3] + 1) % 3
+        np.save(out / name, rows)
+    else:
+        flip(out / name, (out / name).stat().st_size - 1)
+    assert checked(out) == 0
+    assert checked(out, "--full") == 1
+    said = sentence(capsys)
+    assert str(out / name) in said
+    assert "SHA-256" in said
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "full"),
+    [
+        ("offset", 1 << 40, False),
+        ("shard", 3, False),
+        ("label", 3, False),
+        ("offset", 512 * 3, True),
+        ("height", 7, True),
+    ],
+)
+def test_check_finds_a_wrong_index(
+    column: str, value: int, full: bool, whole: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    out = copied(whole, tmp_path)
+    rows = np.load(out / "val.index.npy")
+    rows[column][17] = value
+    np.save(out / "val.index.npy", rows)
+    assert checked(out, *(["--full"] if full else [])) == 1
+    assert "sample 17" in sentence(capsys)
+
+
+# Values
+
+
+@pytest.mark.parametrize(
+    ("flag", "named"),
+    [
+        ("--quality=0", "quality 0 is impossible: take 1 to 100"),
+        ("--quality=101", "quality 101"),
+        ("--images=short_side=10", "short_side=10 is impossible: take 32"),
+        ("--images=raw", "'raw' is unknown: write original"),
+        ("--part=0/2", "part 0/2 is impossible"),
+        ("--part=3/2", "part 3/2 is impossible"),
+        ("--part=2", "'2' is no i/n"),
+        ("--part=-1/2", "'-1/2' is no i/n"),
+        ("--min_shards=0", "min_shards 0 is too small: take at least 1"),
+        ("--shard_size=0", "shard_size 0 GB is too small: take at least 0.001"),
+        ("--shard_size=-1", "shard_size -1 GB is too small"),
+        ("--shard_size=1e300", "shard_size 1e+300 GB is too large: take at most 1000"),
+        ("--workers=0", "workers 0 is too small: take at least 1"),
+        ("--formats=tar", "format tar is unknown: write shards, beton"),
+        ("--max_bad=1.5", "max_bad 1.5 is impossible"),
+        ("--formats=beton --proportion=2", "proportion 2.0 is impossible"),
+        ("--seed=-1", "seed -1 is out of range"),
+        ("--splits=test", "no split 'test'"),
+    ],
+)
+def test_values_out_of_range(flag: str, named: str, images: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert main(["convert", f"--data_dir={images}", f"--out={tmp_path / 'out'}", *flag.split()]) == 1
+    assert named in sentence(capsys)
+    assert names(tmp_path) == set()
+
+
+def test_prepare_makes_class_folders_of_any_source(tmp_path: Path) -> None:
+    """Of keys without a folder, with another one, and with folders within the class."""
+    tar = webdataset_tar(tmp_path / "source" / "train-0.tar", "x/a.jpg", "x/a.cls")
+    nested = write_tree(tmp_path / "tree", {"train": 2})
+    (nested / "train" / "cat" / "sub").mkdir()
+    (nested / "train" / "cat" / "cat_0.JPEG").rename(nested / "train" / "cat" / "sub" / "cat_0.JPEG")
+    for source, expected in (
+        (tar.parent, {"train/0/good.JPEG", "train/0/x/a.JPEG"}),
+        (nested, {str(path.relative_to(nested)) for path in nested.rglob("*.JPEG")}),
+    ):
+        out = tmp_path / f"{source.name}-prepared"
+        assert main(["convert", "prepare", f"--data_dir={source}", f"--out={out}"]) == 0
+        assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == expected
+
+
+@pytest.mark.parametrize("command", ["check", "prepare"])
+def test_no_workers(command: str, images: Path, whole: Path, tmp_path: Path, capsys: Capture) -> None:
+    flags = [f"--data_dir={whole}"] if command == "check" else [f"--data_dir={images}", f"--out={tmp_path / 'out'}"]
+    assert main(["convert", command, *flags, "--workers=0"]) == 1
+    assert "workers 0 is too small" in sentence(capsys)
+
+
+@pytest.mark.parametrize("command", ["merge", "check", "show"])
+def test_a_folder_that_is_no_set(command: str, tmp_path: Path, capsys: Capture) -> None:
+    flag = "--out" if command == "merge" else "--data_dir"
+    assert main(["convert", command, f"{flag}={tmp_path / 'nothing'}"]) == 1
+    assert re.search(r"(holds no parts|does not exist)", sentence(capsys))

@@ -1,0 +1,381 @@
+"""What goes wrong while a data set is converted: one sentence, an exit code of 1, and nothing lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from pathlib import Path
+
+import ilsvrc
+import pytest
+from conversions import Capture, convert, digests, names, quarantine, sentence, times, webdataset_tar
+from PIL import Image
+from test_convert_images import encoded, photograph, png_header
+
+from convert.images import ImagePolicy
+from convert.scan import Member
+from convert.shard import ShardTask, read_bytes, write_shard
+from convert.sources import find_source
+from loaders import InputError, Order
+from twistnet.__main__ import main
+
+DATA = ilsvrc.make_ilsvrc(train_per_class=3, num_val=10)
+
+pytest_plugins = ("conversions",)
+
+
+# The source
+
+
+def test_a_truncated_archive(tmp_path: Path, capsys: Capture) -> None:
+    source = ilsvrc.write_archives(tmp_path / "archives", DATA)
+    archive = source / "ILSVRC2012_img_train.tar"
+    os.truncate(archive, archive.stat().st_size // 2)
+    assert convert(source, tmp_path / "out", "--splits=train") == 1
+    said = sentence(capsys)
+    assert str(archive) in said
+    assert "download" in said
+    assert not (tmp_path / "out").exists()
+
+
+def link(kind: bytes) -> tarfile.TarInfo:
+    info = tarfile.TarInfo("a.jpg")
+    info.type, info.linkname = kind, "/etc/passwd"
+    return info
+
+
+@pytest.mark.parametrize(
+    ("members", "named"),
+    [
+        (["../a.jpg", "../a.cls"], "'../a.jpg'"),
+        (["x/../../a.jpg"], "'x/../../a.jpg'"),
+        (["/tmp/a.jpg", "/tmp/a.cls"], "'/tmp/a.jpg'"),
+        ([link(tarfile.SYMTYPE)], "symbolic link"),
+        ([link(tarfile.LNKTYPE)], "hard link"),
+        (["good.jpg"], "twice"),
+        (["good.png"], "'good'"),
+        (["a.jpg"], "'a'"),  # no label
+        (["a.cls"], "'a'"),  # no image
+    ],
+)
+def test_hostile_tars(members: list[tarfile.TarInfo | str], named: str, tmp_path: Path, capsys: Capture) -> None:
+    tar = webdataset_tar(tmp_path / "source" / "train-0.tar", *members)
+    assert convert(tar.parent, tmp_path / "out", "--source=webdataset") == 1
+    said = sentence(capsys)
+    assert str(tar) in said
+    assert named in said
+    assert names(tmp_path) == {"source"}
+
+
+def test_one_key_in_two_tars(tmp_path: Path, capsys: Capture) -> None:
+    tar = webdataset_tar(tmp_path / "source" / "train-0.tar")
+    shutil.copy(tar, tar.with_name("train-1.tar"))
+    assert convert(tar.parent, tmp_path / "out") == 1
+    assert "'good'" in sentence(capsys)
+
+
+def test_names_that_would_be_one_in_a_shard(broken: Path, tmp_path: Path, capsys: Capture) -> None:
+    image = next((broken / "val" / "cat").iterdir())
+    for name in ("two words.JPEG", "two_words.JPEG"):
+        shutil.copy(image, image.with_name(name))
+    assert convert(broken, tmp_path / "out") == 1
+    said = sentence(capsys)
+    assert "'cat/two words'" in said
+    assert "'cat/two_words'" in said
+    image.with_name("two_words.JPEG").unlink()
+    assert convert(broken, tmp_path / "out") == 0
+
+
+def test_names_that_are_no_utf8(broken: Path, tmp_path: Path) -> None:
+    folder = os.fsencode(broken / "val" / "cat")
+    os.rename(os.path.join(folder, b"cat_0.JPEG"), os.path.join(folder, b"caf\xe9.JPEG"))
+    out = tmp_path / "out"
+    assert convert(broken, out) == 0
+    found = b"".join(path.read_bytes() for path in out.glob("*.idx"))
+    assert b"cat/caf\xe9.jpg" in found
+    assert main(["convert", "check", f"--data_dir={out}", "--full", "--workers=1"]) == 0
+
+
+BAD = {
+    "cat_0": b"",
+    "cat_1": b"no image at all",
+    "cat_2": png_header(60_000, 60_000),
+    "cat_3": encoded(photograph(90, 90))[:-40],
+}
+
+
+def test_more_bad_images_than_allowed(broken: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Exit code 1 with all that is good kept; allowing more of them finishes what is there."""
+    for name, data in BAD.items():
+        (broken / "val" / "cat" / f"{name}.JPEG").write_bytes(data)
+    out = tmp_path / "out"
+    assert convert(broken, out) == 1
+    said = sentence(capsys)
+    assert "4 of 30 images" in said
+    assert "--max_bad 0.001" in said
+    assert str(out / "quarantine.jsonl") in said
+    found = quarantine(out)
+    assert set(found) == {f"cat/{name}" for name in BAD}
+    assert "empty" in found["cat/cat_0"]
+    assert "known format" in found["cat/cat_1"]
+    assert "limit" in found["cat/cat_2"]
+    assert "cut short" in found["cat/cat_3"]
+    assert not (out / "manifest.json").exists()
+    shards = times(out)
+    kept = {name: when for name, when in shards.items() if name.endswith((".tar", ".idx"))}
+    assert len(kept) == 6
+
+    assert convert(broken, out, "--max_bad=0.13") == 1
+    assert "more than --max_bad 0.13" in sentence(capsys)
+    assert convert(broken, out, "--max_bad=0.14") == 0
+    assert {name: when for name, when in times(out).items() if name in kept} == kept
+    assert quarantine(out) == found
+    assert json.loads((out / "manifest.json").read_text())["splits"]["val"]["quarantined"] == 4
+    members = [name for path in out.glob("*.tar") for name in tarfile.open(path).getnames() if name.endswith(".jpg")]
+    assert len(members) == 26
+    assert not {f"cat/{name}.jpg" for name in BAD} & set(members)
+
+    # The same at another start, to the byte: no address, no time.
+    again = tmp_path / "again"
+    assert convert(broken, again, "--max_bad=1") == 0
+    assert digests(again) == digests(out)
+
+
+def test_nothing_but_bad_images(broken: Path, tmp_path: Path, capsys: Capture) -> None:
+    for path in broken.rglob("*.JPEG"):
+        path.write_bytes(b"gone")
+    assert convert(broken, tmp_path / "out", "--max_bad=1") == 1
+    assert "none of 30 images" in sentence(capsys)
+
+
+def task_of(source: Path, out: Path) -> ShardTask:
+    scan = find_source(source, "val")
+    members = [scan.member(place) for place in range(len(scan))]
+    out.mkdir()
+    policy = ImagePolicy.parse("original")
+    return ShardTask(number=0, name="val-000000.tar", out=out, records=out, policy=policy, members=members)
+
+
+@pytest.mark.parametrize("change", [lambda d: d[:-1], lambda d: d + b"x", lambda _: b""], ids=["cut", "grown", "empty"])
+def test_an_image_that_changed_since_the_scan(change: object, broken: Path, tmp_path: Path) -> None:
+    assert callable(change)
+    task = task_of(broken, tmp_path / "out")
+    path = Path(task.members[-1].path)
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(InputError, match="changed while it was converted") as raised:
+        write_shard(task, lambda *_: None)
+    assert str(path) in str(raised.value)
+    assert names(task.out) == set()
+
+
+def test_an_image_that_vanished_since_the_scan(broken: Path, tmp_path: Path) -> None:
+    task = task_of(broken, tmp_path / "out")
+    path = Path(task.members[-1].path)
+    path.unlink()
+    with pytest.raises(FileNotFoundError) as raised:
+        write_shard(task, lambda *_: None)
+    assert raised.value.filename == str(path)
+    assert names(task.out) == set()
+
+
+def test_a_source_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch, images: Path) -> None:
+    def fail(*_: object) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("os.pread", fail)
+    path = next(images.rglob("*.JPEG"))
+    with pytest.raises(OSError, match="Input/output error") as raised:
+        read_bytes(Member(0, "key", str(path), 0, 10, 0))
+    assert raised.value.filename == str(path)
+
+
+def test_threads_read_their_own_files(tmp_path: Path) -> None:
+    """More files than are kept open, by several threads: none reads what another has closed."""
+    members = []
+    for place in range(400):
+        path = tmp_path / f"{place}.JPEG"
+        path.write_bytes(b"%6d" % place)
+        members.append(Member(place, f"{place}", str(path), 0, 6, 0))
+    failed: list[BaseException | int] = []
+
+    def read(step: int) -> None:
+        try:
+            failed.extend(m.place for m in members[::step] * 5 if read_bytes(m) != b"%6d" % m.place)
+        except BaseException as error:
+            failed.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=read, args=(step,)) for step in (1, -1, 3, -3, 7, -7)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert failed == []
+
+
+@pytest.mark.parametrize("what", ["cut", "removed"])
+def test_a_source_edited_while_it_is_converted(what: str, broken: Path, tmp_path: Path) -> None:
+    """By the command as people start it: the shards before the edit stay, and it goes on when the source is back."""
+    out = tmp_path / "out"
+    scan = find_source(broken, "val")
+    command = [sys.executable, "-m", "twistnet", "convert", f"--data_dir={broken}", f"--out={out}", "--workers=1"]
+    command += ["--min_shards=15"]
+    last = int(Order(num_samples=len(scan), global_batch=len(scan)).batch(0, 0)[0][-1])
+    late = Path(scan.member(last).path)
+    data = late.read_bytes()
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, stdout=subprocess.DEVNULL)
+    records = out / ".val.unfinished"
+    while not (records / "plan.json").exists():
+        assert process.poll() is None
+        time.sleep(0.002)
+    # The estimate is over and the writing process still starts.
+    if what == "cut":
+        os.truncate(late, len(data) - 1)
+    else:
+        late.unlink()
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert said.count("\n") == 1
+    assert str(late) in said
+    assert ("changed while it was converted" if what == "cut" else "does not exist") in said
+    kept = sorted(out.glob("*.tar"))
+    assert len(kept) == 14
+    assert not (out / "manifest.json").exists()
+    late.write_bytes(data)
+    assert convert(broken, out, "--min_shards=15") == 0
+    assert len(list(out.glob("*.tar"))) == 15
+
+
+# The target
+
+
+@pytest.mark.parametrize("place", ["a file", "below a file", "/proc"])
+def test_a_target_that_cannot_be_written(place: str, images: Path, tmp_path: Path, capsys: Capture) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"mine")
+    out = {"a file": file, "below a file": file / "sub" / "set", "/proc": Path("/proc/set")}[place]
+    assert convert(images, out) == 1
+    said = sentence(capsys)
+    assert str(out) in said
+    assert "choose another --out" in said
+    assert file.read_bytes() == b"mine"
+
+
+def test_a_full_disk(tmp_path: Path, capsys: Capture) -> None:
+    source = tmp_path / "source"
+    for place in range(21):
+        path = source / "val" / "a" / f"{place}.JPEG"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(Image.effect_noise((360, 360), 80).convert("RGB"), quality=95))
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"mounting a small disk is not permitted here: {mounted.stderr.decode().strip()}")
+    try:
+        out = disk / "set"
+        # What does not fit is refused before anything is written.
+        needed = sum(path.stat().st_size for path in source.rglob("*.JPEG"))
+        assert 2_000_000 < needed < 2_900_000
+        filler = disk / "filler"
+        filler.write_bytes(bytes(1_500_000))
+        assert convert(source, out) == 1
+        said = sentence(capsys)
+        assert "GB free" in said
+        assert names(disk) == {"filler"}
+
+        # And what ends a disk that had room.
+        filler.unlink()
+        assert convert(source, out, "--part=1/3") == 0
+        filler.write_bytes(bytes(disk_free(disk) - 900_000))
+        patched = pytest.MonkeyPatch()
+        patched.setattr("convert.converting.refuse_a_small_disk", lambda *_: None)
+        kept = {name: when for name, when in times(out).items() if name.endswith((".tar", ".idx"))}
+        assert convert(source, out) == 1
+        patched.undo()
+        said = sentence(capsys)
+        assert f"{out} cannot be written (No space left on device)" in said
+        assert "start again" in said
+        assert not [name for name in names(out) if name.endswith(".tmp")]
+        assert times(out).items() >= kept.items()
+
+        filler.unlink()
+        assert convert(source, out) == 0
+        assert times(out).items() >= kept.items()
+        assert convert(source, tmp_path / "set") == 0
+        assert digests(out) == digests(tmp_path / "set")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def disk_free(path: Path) -> int:
+    return shutil.disk_usage(path).free
+
+
+def limited(limit_kb: int, *flags: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process whose files may not become larger, which fails as a full disk does."""
+    command = [sys.executable, "-m", "twistnet", "convert", *flags]
+    script = f'ulimit -f {limit_kb} && exec "$@"'
+    return subprocess.run(["bash", "-c", script, "-", *command], capture_output=True, text=True, timeout=120)
+
+
+def test_files_that_may_not_grow(images: Path, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    flags = [f"--data_dir={images}", f"--out={out}", "--min_shards=3", "--workers=2"]
+    largest = max(path.stat().st_size for path in whole.glob("*.tar"))
+    failed = limited(largest // 1024 - 1, *flags)
+    assert failed.returncode == 1
+    assert failed.stderr.count("\n") == 1
+    assert f"{out} cannot be written (File too large)" in failed.stderr
+    assert not list(out.rglob("*.tmp"))
+    assert not (out / "manifest.json").exists()
+    assert digests(out).items() <= digests(whole).items()
+    assert convert(images, out) == 0
+    assert digests(out) == digests(whole)
+
+
+def test_ffcvs_writer_fails(images: Path, whole: Path, tmp_path: Path) -> None:
+    """FFCV's own writer would wait for ever."""
+    pytest.importorskip("ffcv", reason="needs FFCV and its OpenCV", exc_type=ImportError)
+    out = tmp_path / "out"
+    failed = limited(2048, f"--data_dir={images}", f"--out={out}", "--formats=shards,beton", "--min_shards=3")
+    assert failed.returncode == 1
+    assert failed.stderr.count("\n") == 1
+    assert "FFCV's writer failed on val" in failed.stderr
+    assert "File too large" in failed.stderr
+    assert {name: digest for name, digest in digests(out).items() if name.endswith((".tar", ".idx"))} == {
+        name: digest for name, digest in digests(whole).items() if name.endswith((".tar", ".idx"))
+    }
+    assert not [name for name in names(out) if "beton" in name or name == "manifest.json"]
+
+
+def test_files_of_others_are_not_overwritten(images: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("val-000001.tar", "val-000001.idx", "val.beton"):
+        (out / name).write_bytes(b"mine")
+        assert convert(images, out) == 1
+        assert str(out / name) in sentence(capsys)
+        assert names(out) == {name}
+        assert (out / name).read_bytes() == b"mine"
+        (out / name).unlink()
+    # Another tar's name is not one of ours.
+    (out / "val-2020.tar").write_bytes(b"mine")
+    assert convert(images, out) == 0
+    assert (out / "val-2020.tar").read_bytes() == b"mine"
+
+
+def test_a_manifest_that_is_torn(images: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "manifest.json").write_text('{"format": 1, "cl')
+    assert convert(images, tmp_path) == 1
+    assert "is no manifest" in sentence(capsys)

@@ -1,0 +1,67 @@
+"""What a training run is asked for, and what it comes to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from loaders import InputError
+from twistnet.evaluate import Score
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A training run: where its data and its files are, and how this machine is used. None of it changes the weights.
+
+    Attributes:
+        data_dir: the data set's folder.
+        train_split: name of the split to train on.
+        val_split: name of the split that is scored after every epoch.
+        run_dir: where the run's files go.
+        weights_name: file name of the final weights.
+        workers: decoding threads of this rank; None takes the usable cores.
+        decoder: as `loaders.open_loader` takes it.
+        publish_to: the folder that final weights are copied to by the command; kept in checkpoints.
+        log_every: steps between log rows, at which a checkpoint may be taken.
+        checkpoint_minutes: least time between checkpoints inside an epoch; one is taken after every epoch as well.
+    """
+
+    data_dir: Path
+    train_split: str = "train"
+    val_split: str = "val"
+    run_dir: Path
+    weights_name: str
+    workers: int | None = None
+    decoder: str = "auto"
+    publish_to: Path | None = None
+    log_every: int = 50
+    checkpoint_minutes: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.log_every < 1:
+            raise InputError(f"log_every {self.log_every} is too small: take at least 1.")
+        if self.workers is not None and self.workers < 1:
+            raise InputError(f"workers {self.workers} is too small: take at least 1, or leave it out.")
+        if self.checkpoint_minutes < 0:
+            raise InputError(f"checkpoint_minutes {self.checkpoint_minutes} is negative: take 0 or more.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a run came to.
+
+    Attributes:
+        best_top1: the best validation accuracy, 0 to 1.
+        best_epoch: the epoch that it was reached after, counted from 1.
+        last: the score after the last epoch.
+        images_per_s: trained on in the run's whole epochs, over all ranks and starts, validation left out.
+        weights: the final weights.
+        weights_from: what `prepare` loaded when the run began: a file, or timm's model; None: nothing.
+    """
+
+    best_top1: float
+    best_epoch: int
+    last: Score
+    images_per_s: float
+    weights: Path
+    weights_from: str | None
