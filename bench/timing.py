@@ -41,7 +41,7 @@ def measure(
     Args:
         runs: by name; each call works on some images and returns how many.
         rounds: n.
-        seconds: of one thing in one round.
+        seconds: of one thing in one round; 0: a single call.
         device: what the work runs on.
     """
     for run in runs.values():
@@ -50,12 +50,13 @@ def measure(
     for _ in range(rounds):
         for name, run in runs.items():
             _wait(device)
-            images, start = 0, time.perf_counter()
-            while time.perf_counter() - start < seconds:
+            images, elapsed, start = 0, 0.0, time.perf_counter()
+            while not images or elapsed < seconds:
                 # A few calls at once, as in training: a card that is waited for after each would idle in between.
                 images += sum(run() for _ in range(CALLS_AHEAD if device.type == "cuda" else 1))
                 _wait(device)
-            rates[name].append(images / (time.perf_counter() - start))
+                elapsed = time.perf_counter() - start
+            rates[name].append(images / elapsed)
     return {
         name: Rate(n=rounds, median=statistics.median(found), low=min(found), high=max(found))
         for name, found in rates.items()

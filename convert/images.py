@@ -158,28 +158,51 @@ def _parse(data: bytes) -> tuple[int, int, int, int] | None:
 
 
 def _encode(data: bytes, policy: ImagePolicy, repaired: str | None) -> Stored:
-    out = io.BytesIO()
     try:
-        with _opened(data) as image:
-            _check_pixels(image.height, image.width)
-            height, width = policy.size(image.height, image.width)
-            if (height, width) != (image.height, image.width):
-                # Scaling in the DCT domain first, to twice the size at least: an antialiased resize follows.
-                image.draft("RGB", (2 * width, 2 * height))
-            pixels = _rgb(image)
-        if pixels.size != (width, height):
-            pixels = _resized(pixels, height, width)
         if repaired is None:
-            pixels.save(out, "JPEG", quality=policy.quality)
+            encoded, height, width = _shrink(data, policy)
         else:
-            pixels.save(out, "JPEG", quality=max(policy.quality, REPAIR_QUALITY), subsampling=0)
+            encoded, height, width = _repair(data, policy)
     except BadImage:
         raise
     except UnidentifiedImageError as error:  # its own message holds an address, another one at every start
         raise BadImage("its content is no image of a known format") from error
-    except Exception as error:  # Pillow's plug-ins raise nearly anything on hostile bytes
+    except Exception as error:  # Pillow's plug-ins and torch raise nearly anything on hostile bytes
         raise BadImage(" ".join(f"{error}".split()) or type(error).__name__) from error
-    return Stored(data=out.getvalue(), height=height, width=width, repaired=repaired)
+    return Stored(data=encoded, height=height, width=width, repaired=repaired)
+
+
+def _shrink(data: bytes, policy: ImagePolicy) -> tuple[bytes, int, int]:
+    """A smaller JPEG of a plain one: antialiased bilinear, within a level of Pillow's. Also its height and width."""
+    # Here, because shards of untouched bytes need neither, and importing them takes seconds in every process.
+    import torch
+    from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
+
+    header = jpeg_header(data)
+    assert header is not None, "a plain JPEG"
+    height, width = policy.size(*header[:2])
+    if header[0] >= 2 * height:
+        with _opened(data) as image:
+            # Scaling in the DCT domain first, to twice the size at least: an antialiased resize follows.
+            image.draft("RGB", (2 * width, 2 * height))
+            pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    else:
+        pixels = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
+    small = torch.nn.functional.interpolate(pixels[None], size=(height, width), mode="bilinear", antialias=True)[0]
+    return encode_jpeg(small.contiguous(), policy.quality).numpy().tobytes(), height, width
+
+
+def _repair(data: bytes, policy: ImagePolicy) -> tuple[bytes, int, int]:
+    """An RGB JPEG of anything that Pillow reads, with its height and width."""
+    with _opened(data) as image:
+        _check_pixels(image.height, image.width)
+        height, width = policy.size(image.height, image.width)
+        pixels = _rgb(image)
+    if pixels.size != (width, height):
+        pixels = pixels.resize((width, height), Image.Resampling.BILINEAR)
+    out = io.BytesIO()
+    pixels.save(out, "JPEG", quality=max(policy.quality, REPAIR_QUALITY), subsampling=0)
+    return out.getvalue(), height, width
 
 
 @contextlib.contextmanager
@@ -188,15 +211,6 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
         warnings.simplefilter("ignore")  # of what is noted as repaired, or refused
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             yield image
-
-
-def _resized(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Antialiased bilinear, by torch's vectorised path, which is within a level of Pillow's."""
-    import torch  # here, because shards of untouched bytes never need it, and it takes seconds in every process
-
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
-    small = torch.nn.functional.interpolate(pixels, size=(height, width), mode="bilinear", antialias=True)
-    return Image.fromarray(small[0].permute(1, 2, 0).contiguous().numpy())
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -40,13 +40,19 @@ def write_shards(tasks: Sequence[ShardTask], workers: int) -> None:
     Raises:
         InputError, OSError: the first error of any process; the shards that were finished stay.
     """
-    context = multiprocessing.get_context("spawn")
+    encodes = any(task.policy.rule != "original" for task in tasks)
+    # One process imports what all of them need, and they are its copies.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["convert.shard", *(["torchvision.io"] if encodes else [])])
     images, read, stop = context.Value(c_int64), context.Value(c_int64), context.Value(c_bool)
     total = sum(len(task.members) for task in tasks)
     # Without a terminal a bar would fill the log.
     bar = tqdm(total=total, unit="img", unit_scale=True, disable=not sys.stderr.isatty(), dynamic_ncols=True)
     processes = max(1, min(workers, len(tasks)))
-    with bar, ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(images, read, stop)) as pool:
+    with (
+        bar,
+        ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(images, read, stop, encodes)) as pool,
+    ):
         futures: list[Future[None]] = [pool.submit(_write, task) for task in tasks]
         with _shown(bar, images, read):
             try:
@@ -88,11 +94,14 @@ def _shown(bar: Any, images: Any, read: Any) -> Iterator[None]:
         thread.join()
 
 
-def _begin(images: Any, read: Any, stop: Any) -> None:
+def _begin(images: Any, read: Any, stop: Any, encodes: bool) -> None:
     global _shared
     _shared = images, read, stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop
-    os.environ["OMP_NUM_THREADS"] = "1"  # there is a process for every core: torch's own threads would be in the way
+    if encodes:
+        import torch
+
+        torch.set_num_threads(1)  # there is a process for every core: torch's own threads would be in the way
     threading.Thread(target=_end_with_the_parent, name="twistnet-parent", daemon=True).start()
 
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import random
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
 
-def copy_to_tars(files: Sequence[tuple[str, int]], out: Path, workers: int) -> int:
-    """Copies (path, label) files and their labels, shared out over the workers in one shuffled order.
+def copy_to_tars(tree: Path, out: Path, workers: int) -> int:
+    """Copies a folder of class folders, with labels, in one shuffled order that is shared out over the workers.
 
     Returns:
-        How many files.
+        How many images.
     """
-    context = multiprocessing.get_context("spawn")
+    classes = sorted(folder.name for folder in tree.iterdir())
+    files = [(str(path), label) for label, name in enumerate(classes) for path in sorted((tree / name).iterdir())]
+    random.Random(0).shuffle(files)
     shares = [(files[worker::workers], out / f"copy-{worker}.tar") for worker in range(workers)]
-    with context.Pool(workers) as pool:
+    with multiprocessing.get_context("forkserver").Pool(workers) as pool:
         return sum(pool.starmap(_copy, shares))
 
 
