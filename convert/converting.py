@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from convert.beton import require_ffcv
 from convert.beton_policy import BetonPolicy
-from convert.estimate import estimate, refuse_a_small_disk
+from convert.estimate import Estimate, estimate, refuse_a_small_disk
 from convert.finishing import finish, manifest_for, remove_leftovers
 from convert.images import ImagePolicy
 from convert.plan import Plan, num_shards
@@ -17,6 +17,7 @@ from convert.running import write_shards
 from convert.scan import Scan
 from convert.shard import ShardTask, read_record
 from loaders.errors import InputError
+from loaders.files import take_lock
 from loaders.manifest import NAME, is_converted, read_manifest
 from loaders.order import Order
 
@@ -109,8 +110,27 @@ def convert_split(scan: Scan, conversion: Conversion, say: Callable[[str], objec
     finished = [record for task in tasks if (record := read_record(out, plan.records, task.name))]
     refuse_a_small_disk(out, needed, sum(record.entry.size for record in finished))
     plan.begin()
+    part = "all" if conversion.part is None else "{}-of-{}".format(*conversion.part)
+    try:
+        lock = take_lock(plan.records / f"{part}.lock")
+    except BlockingIOError as error:
+        raise InputError(f"another process is writing {split} to {out}: wait for it, or end it first.") from error
+    with lock:
+        return _write(plan, tasks, conversion, expected, len(finished), say)
+
+
+def _write(
+    plan: Plan,
+    tasks: Sequence[ShardTask],
+    conversion: Conversion,
+    expected: Estimate,
+    finished: int,
+    say: Callable[[str], object],
+) -> Mapping[str, Any] | None:
+    """Writes the shards, and finishes the split where these are all of them."""
+    out, split = plan.out, plan.scan.split
     _clear_temporaries((out, plan.records), tasks)
-    gone_on = f", {len(finished)} finished before" if finished else ""
+    gone_on = f", {finished} finished before" if finished else ""
     say(f"{split}: {expected}; {plan.num_shards} shards{gone_on}")
     try:
         write_shards(tasks, conversion.workers)
@@ -123,6 +143,7 @@ def convert_split(scan: Scan, conversion: Conversion, say: Callable[[str], objec
             "which goes on after the shards that are finished."
         ) from error
     if conversion.part is not None:
+        number, of = conversion.part
         say(f"Part {number} of {of} of {split} is done: when all are, call twistnet convert merge --out {out}")
     return entry
 

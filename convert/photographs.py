@@ -19,6 +19,7 @@ import json
 import math
 import os
 import random
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -328,7 +329,9 @@ def _write_images(out: Path, cuts: Sequence[_Cut], files: dict[str, Path], progr
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     try:
         done = pool.map(write, cuts)
-        for _ in tqdm(done, desc="demo sets", total=len(cuts), unit=" images", disable=not progress):
+        for _ in tqdm(
+            done, desc="demo sets", total=len(cuts), unit=" images", disable=not (progress and sys.stderr.isatty())
+        ):
             pass
     finally:
         pool.shutdown(cancel_futures=True)

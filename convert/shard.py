@@ -159,7 +159,7 @@ class _TarWriter:
     def add(self, key: str, image: bytes, label: int) -> int:
         """Appends a sample; returns where its image begins."""
         names, text = (f"{key}.{IMAGE_SUFFIX}", f"{key}.{LABEL_SUFFIX}"), b"%d" % label
-        heads = _header(names[0], len(image)), _header(names[1], len(text))
+        heads = tar_header(names[0], len(image)), tar_header(names[1], len(text))
         fillings = bytes(-len(image) % BLOCK), bytes(-len(text) % BLOCK)
         offset = self.size + len(heads[0])
         second = offset + len(image) + len(fillings[0]) + len(heads[1])
@@ -198,7 +198,7 @@ _PLAIN = _info("", 0)
 _PLAIN_SUM = sum(_PLAIN[100:124]) + sum(_PLAIN[136:148]) + 8 * ord(" ") + sum(_PLAIN[156:])
 
 
-def _header(name: str, size: int) -> bytes:
+def tar_header(name: str, size: int) -> bytes:
     """A member's header, the bytes that tarfile gives it; tarfile's own way would be most of the work of a copy."""
     encoded = name.encode(errors="surrogateescape")
     if len(encoded) > tarfile.LENGTH_NAME or size >= 8**11:

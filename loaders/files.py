@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
@@ -43,6 +44,22 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
             raise met from raised
         raise
     _sync_folder(target.parent)
+
+
+def take_lock(path: Path) -> TextIO:
+    """An open file that no other process can take until it is closed or this process has ended, however it ends.
+
+    Raises:
+        BlockingIOError: another one holds it.
+        OSError: the file cannot be made.
+    """
+    file = path.open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def clear_unfinished(folder: Path) -> None:

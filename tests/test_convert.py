@@ -17,10 +17,13 @@ import pytest
 import skimage.data
 import torch
 import webdataset
+from hypothesis import given
+from hypothesis import strategies as st
 from nvidia.dali import fn, pipeline_def
 from PIL import Image
 from test_finetune import FOLDS, finetune
 
+from convert.shard import tar_header
 from loaders import InputError, open_loader, open_store
 from twistnet.__main__ import main
 
@@ -80,6 +83,16 @@ def test_tarfile_finds_every_image_once_under_its_label(converted: Path, split: 
     assert [store.key(i).partition(":")[2] for i in range(len(store))] == [f"{key}.jpg" for key in order]
     assert [bytes(store.read(i)) for i in range(len(store))] == [found[key][0] for key in order]
     assert [CLASSES[label] for label in store.labels] == [key.split("/")[0] for key in order]
+
+
+@given(
+    name=st.text(st.characters(min_codepoint=1, codec="utf-8"), min_size=1, max_size=130),
+    size=st.integers(0, 8**11 - 1) | st.sampled_from([8**11 - 1, 8**11, 8**12]),
+)
+def test_headers_are_those_of_tarfile(name: str, size: int) -> None:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, 0o644
+    assert tar_header(name, size) == info.tobuf(tarfile.GNU_FORMAT, errors="surrogateescape")
 
 
 def test_the_webdataset_library_reads_the_same(converted: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from conftest import write_tree
 from conversions import Capture, convert, digests, flip, names, sentence, times, webdataset_tar
 
+from loaders.files import take_lock
 from twistnet.__main__ import main
 
 pytest_plugins = ("conversions",)
@@ -276,3 +277,16 @@ def test_a_folder_that_is_no_set(command: str, tmp_path: Path, capsys: Capture) 
     flag = "--out" if command == "merge" else "--data_dir"
     assert main(["convert", command, f"{flag}={tmp_path / 'nothing'}"]) == 1
     assert re.search(r"(holds no parts|does not exist)", sentence(capsys))
+
+
+def test_a_part_that_another_process_writes(images: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "out"
+    assert convert(images, out, "--part=1/3") == 0
+    lock = take_lock(out / ".val.unfinished" / "2-of-3.lock")
+    capsys.readouterr()
+    assert convert(images, out, "--part=2/3") == 1
+    assert sentence(capsys) == f"error: another process is writing val to {out}: wait for it, or end it first."
+    assert convert(images, out, "--part=3/3") == 0
+    lock.close()
+    assert convert(images, out, "--part=2/3") == 0
+    assert main(["convert", "merge", f"--out={out}"]) == 0

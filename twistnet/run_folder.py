@@ -5,7 +5,6 @@ recipe.json   env.json   log.jsonl   latest.pt   best.pt   <model>_<data>.pt   .
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, TextIO
 import torch
 
 from loaders import InputError
-from loaders.files import clear_unfinished, write_atomically
+from loaders.files import clear_unfinished, take_lock, write_atomically
 
 FORMAT = 1
 KEYS = (
@@ -43,15 +42,11 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / ".lock").open("a")
+            self._lock = take_lock(self.path / ".lock")
+        except BlockingIOError as error:
+            raise InputError(f"another process is training into {self.path}: wait for it, or end it first.") from error
         except OSError as error:
             raise InputError(f"run folder {self.path} cannot be made ({error.strerror}): choose another.") from error
-        try:
-            # The system drops the lock with the process, however that ends.
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self.release()
-            raise InputError(f"another process is training into {self.path}: wait for it, or end it first.") from error
         clear_unfinished(self.path)
 
     def release(self) -> None:
