@@ -60,6 +60,10 @@ class ImagePolicy:
         if text == "original":
             return cls(rule="original", quality=quality)
         found = _RULE.fullmatch(text)
+        if text == "raw":
+            raise InputError(
+                "raw pixels go into a .beton: write --formats beton --beton raw, with --images for the size."
+            )
         if not found:
             raise InputError(f"images {text!r} is unknown: write original, short_side=400 or max_side=500.")
         rule: Literal["short_side", "max_side"] = "short_side" if found[1] == "short_side" else "max_side"

@@ -186,6 +186,7 @@ class BatchLoader:
     def _begin(self, epoch: int, step: int) -> _Decoding:
         plan = self.plan
         ids, valid = plan.order.slice(epoch, step, plan.rank, plan.world_size)
+        plan.store.hint(ids.tolist())  # `look_ahead` batches before the consumer: time for the disk
         pixels = self._buffers.take()
         out = pixels.numpy()
         tasks = [

@@ -19,6 +19,7 @@ from torchvision.transforms import v2
 from loaders import Batch, InputError, Loader, SampleError, draws, open_loader, open_store
 from loaders.augment import IMAGENET_MEAN, IMAGENET_STD, Augment, Mix, RandAugment
 from loaders.crops import CropPolicy
+from loaders.tree import TreeStore
 
 GUIDE = Augment(randaugment=RandAugment(num_ops=2, magnitude=9), mix=Mix(mixup_alpha=0.2, cutmix_alpha=1.0, group=4))
 
@@ -176,6 +177,23 @@ def test_dropped_iterators_leave_no_threads(tree: Path, monkeypatch: pytest.Monk
     assert threading.active_count() <= before
     loader.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("twistnet")]
+
+
+def test_the_store_is_told_what_comes(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = open_loader(tree, "train", 8, train=True, size=32, num_threads=1)
+    told: list[list[int]] = []
+    monkeypatch.setattr(TreeStore, "hint", lambda _, samples: told.append(list(samples)))
+    read, early = TreeStore.read, list[bool]()
+    monkeypatch.setattr(
+        TreeStore,
+        "read",
+        lambda self, sample: (early.append(any(sample in ids for ids in told)), read(self, sample))[1],
+    )
+    ids = [batch.ids.tolist() for batch in loader.epoch(2)]
+    loader.close()
+    assert told == ids
+    assert len(early) == 8 * len(loader)
+    assert all(early), "before it is asked for"
 
 
 def test_an_iterator_may_be_collected_on_a_thread_of_its_own_loader(
