@@ -1,20 +1,24 @@
-"""SIGINT and SIGTERM as a wish: training saves first and says how to go on. A second one ends at once."""
+"""SIGINT and SIGTERM as a wish: training saves first and says how to go on. A second one, later, ends at once."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 _WISHES = (signal.SIGINT, signal.SIGTERM)
+_SAME_WISH_S = 1.0  # Ctrl-C reaches a rank twice: from the terminal, and from torchrun
 
 
 class Noted:
     """Whether a signal has come: its number, else 0."""
 
     signal = 0
+    since = 0.0
 
 
 class Stopped(KeyboardInterrupt):
@@ -39,8 +43,11 @@ def noted() -> Iterator[Noted]:
             signal.signal(number, handler)
 
     def note(number: int, _frame: FrameType | None) -> None:
-        found.signal = number
-        restore()
+        if not found.signal:
+            found.signal, found.since = number, time.monotonic()
+        elif time.monotonic() - found.since > _SAME_WISH_S:
+            restore()
+            os.kill(os.getpid(), number)
 
     for number in _WISHES:
         signal.signal(number, note)

@@ -1,0 +1,50 @@
+"""A signal is noted once, however often it comes at first; a later one ends the process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from twistnet import signals
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(0.01)  # Python runs handlers between two bytecodes
+
+
+def test_two_at_once_are_one_wish_and_a_later_one_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "_SAME_WISH_S", 0.2)
+    before = signal.getsignal(signal.SIGTERM)
+    with signals.noted() as found:
+        assert found.signal == 0
+        send(signal.SIGINT)
+        send(signal.SIGTERM)
+        assert found.signal == signal.SIGINT
+        time.sleep(0.25)
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_other_threads_leave_the_handlers_alone() -> None:
+    before, seen = signal.getsignal(signal.SIGTERM), []
+
+    def run() -> None:
+        with signals.noted() as found:
+            seen.append((found.signal, signal.getsignal(signal.SIGTERM)))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert seen == [(0, before)]
+
+
+def test_a_stop_has_the_shells_exit_code() -> None:
+    assert signals.Stopped(signal.SIGTERM, "").code == 143
+    assert signals.Stopped(0, "").code == 143, "another rank was told"
