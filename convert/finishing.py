@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import io
 import json
-import platform
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,13 +11,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import features
 
 from convert.beton import write_beton
 from convert.beton_policy import BetonPolicy
-from convert.plan import digest, read_settings, records_of, shard_files, shard_name, unfinished_splits
+from convert.plan import digest, read_settings, records_of, settings_digest, shard_files, shard_name, unfinished_splits
 from convert.shard import ShardRecord, read_record
-from launch.version import VERSION
 from loaders.errors import InputError
 from loaders.files import clear_unfinished, write_atomically
 from loaders.manifest import FORMAT, NAME, FileEntry, read_manifest
@@ -47,6 +43,7 @@ def finish(out: Path, split: str, *, max_bad: float) -> Mapping[str, Any]:
         raise InputError(f"{out} holds no conversion of {split} that was begun: run twistnet convert first.")
     settings = plan["settings"]
     records = finished_records(out, split, settings["shards"])
+    _check_records(out, records, settings)
     bad = [entry for record in records for entry in record.bad]
     write_quarantine(out, split, bad)
     if len(bad) > max_bad * settings["samples"]:
@@ -108,6 +105,20 @@ def finished_records(out: Path, split: str, num_shards: int) -> list[ShardRecord
     return [record for record in found if record is not None]
 
 
+def _check_records(out: Path, records: Sequence[ShardRecord], settings: Mapping[str, Any]) -> None:
+    """Raises InputError where the shards do not belong together: parts may have been copied from anywhere."""
+    for record in records:
+        if record.settings != settings_digest(settings):
+            raise InputError(
+                f"{out / record.entry.name} was converted with other settings than the rest: run its part again with "
+                "the same flags and versions."
+            )
+    places = [record.places for record in records]
+    places.append(np.array([entry["place"] for record in records for entry in record.bad], dtype=np.int64))
+    if not np.array_equal(np.sort(np.concatenate(places)), np.arange(settings["samples"])):
+        raise InputError(f"the shards in {out} do not hold every image once: convert again into an empty folder.")
+
+
 def write_quarantine(out: Path, split: str, bad: Sequence[Mapping[str, Any]]) -> None:
     """Writes what was left out of a split, a JSON object a line, beside what other splits left out."""
     path = out / QUARANTINE
@@ -116,16 +127,6 @@ def write_quarantine(out: Path, split: str, bad: Sequence[Mapping[str, Any]]) ->
     kept += [json.dumps({"split": split, **{key: entry[key] for key in ("key", "path", "reason")}}) for entry in bad]
     text = "".join(f"{line}\n" for line in sorted(kept))
     write_atomically(path, lambda file: file.write(text.encode()))
-
-
-def versions() -> dict[str, str]:
-    """Of what decides the bytes of images that are encoded anew."""
-    return {
-        "twistnet": VERSION,
-        "python": platform.python_version(),
-        "pillow": importlib.metadata.version("pillow"),
-        "libjpeg_turbo": str(features.version("libjpeg_turbo")),
-    }
 
 
 def manifest_for(out: Path, settings: Mapping[str, Any], classes: list[str]) -> dict[str, Any]:
@@ -146,7 +147,7 @@ def manifest_for(out: Path, settings: Mapping[str, Any], classes: list[str]) -> 
         "quality": settings["quality"],
         "exif": "ignored",
         "seed": settings["seed"],
-        "versions": versions(),
+        "versions": settings["versions"],
         "classes": classes,
     }
     path = out / NAME

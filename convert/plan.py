@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib.metadata
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import features
 
 from convert.beton_policy import BetonPolicy
 from convert.images import ImagePolicy
@@ -73,7 +76,7 @@ class Plan:
 
     def tasks(self) -> Iterator[ShardTask]:
         """The shards, which differ by one sample at most."""
-        scan, order = self.scan, self.order
+        scan, order, settings = self.scan, self.order, self.settings()
         bounds = np.linspace(0, len(scan), self.num_shards + 1).astype(np.int64)
         for number in range(self.num_shards):
             members = (scan.member(int(place)) for place in order[bounds[number] : bounds[number + 1]])
@@ -83,6 +86,7 @@ class Plan:
                 out=self.out,
                 records=self.records,
                 policy=self.policy,
+                settings=settings_digest(settings),
                 # DALI's index has spaces between its fields.
                 members=[member._replace(key=_SPACE.sub("_", member.key)) for member in members],
             )
@@ -90,7 +94,7 @@ class Plan:
     def settings(self) -> dict[str, Any]:
         """All that decides what is written, as plain values."""
         return {
-            "twistnet": VERSION,
+            "versions": versions(),
             "source": {"kind": self.scan.kind, "fingerprint": self.scan.fingerprint},
             "split": self.scan.split,
             "samples": len(self.scan),
@@ -136,6 +140,20 @@ class Plan:
                 )
 
 
+def versions() -> dict[str, str]:
+    """Of what decides the bytes of images that are encoded anew, and of FFCV's file."""
+    found = {"twistnet": VERSION, "libjpeg_turbo": str(features.version("libjpeg_turbo"))}
+    for name in ("pillow", "torch", "torchvision", "ffcv"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """SHA-256 of `Plan.settings`: every shard's record has it, so that only those of one conversion are joined."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
 def records_of(out: Path, split: str) -> Path:
     """The folder of a split's records."""
     return out / f".{split}{_UNFINISHED}"
@@ -152,6 +170,9 @@ def read_settings(out: Path, split: str) -> dict[str, Any] | None:
         found: dict[str, Any] = json.loads((records_of(out, split) / PLAN).read_text())
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except ValueError as error:
+        torn = records_of(out, split) / PLAN
+        raise InputError(f"{torn} is torn ({error}): copy it again, or convert into an empty folder.") from error
     return found
 
 

@@ -39,6 +39,7 @@ class ShardTask:
         out: the folder that it goes to.
         records: the folder that its record goes to.
         policy: what is stored of an image.
+        settings: digest of the conversion's settings.
         members: the samples, in order.
     """
 
@@ -47,6 +48,7 @@ class ShardTask:
     out: Path
     records: Path
     policy: ImagePolicy
+    settings: str
     members: Sequence[Member]
 
 
@@ -61,6 +63,7 @@ class ShardRecord:
         places: (n,) where the samples stood in the scan.
         repaired: key -> what the original was.
         bad: what was left out: place, key, path and reason of each.
+        settings: digest of the settings that it was written with.
     """
 
     entry: FileEntry
@@ -69,6 +72,7 @@ class ShardRecord:
     places: npt.NDArray[np.int64]
     repaired: dict[str, str]
     bad: list[dict[str, Any]]
+    settings: str
 
 
 def write_shard(task: ShardTask, count: Callable[[int, int], object]) -> None:
@@ -125,6 +129,7 @@ def write_shard(task: ShardTask, count: Callable[[int, int], object]) -> None:
             "idx": {"size": len(index), "sha256": hashlib.sha256(index).hexdigest()},
             "repaired": repaired,
             "bad": bad,
+            "settings": task.settings,
         }
     )
     write_atomically(record.with_suffix(".json"), lambda file: file.write(text.encode()))
@@ -142,9 +147,10 @@ def read_record(out: Path, records: Path, name: str) -> ShardRecord | None:
             places=np.load(record.with_suffix(".places.npy"), allow_pickle=False),
             repaired=values["repaired"],
             bad=values["bad"],
+            settings=values["settings"],
         )
         whole = all((out / entry.name).stat().st_size == entry.size for entry in (found.entry, found.idx))
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, EOFError):  # missing or torn
         return None
     return found if whole else None
 

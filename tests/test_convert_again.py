@@ -291,3 +291,44 @@ def test_a_part_that_another_process_writes(images: Path, tmp_path: Path, capsys
     lock.close()
     assert convert(images, out, "--part=2/3") == 0
     assert main(["convert", "merge", f"--out={out}"]) == 0
+
+
+def test_parts_of_other_settings_are_not_joined(images: Path, tmp_path: Path, capsys: Capture) -> None:
+    out, other = tmp_path / "out", tmp_path / "other"
+    assert convert(images, out, "--part=1/3") == 0
+    assert convert(images, out, "--part=2/3") == 0
+    assert convert(images, other, "--part=3/3", "--seed=5") == 0
+    for path in (*other.glob("val-*"), *(other / ".val.unfinished").glob("val-*")):
+        shutil.copy(path, out / path.relative_to(other))
+    capsys.readouterr()
+    assert main(["convert", "merge", f"--out={out}"]) == 1
+    assert "val-000002.tar was converted with other settings than the rest" in sentence(capsys)
+    assert not (out / "manifest.json").exists()
+
+
+def test_torn_records_count_as_unfinished(images: Path, whole: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "out"
+    assert convert(images, out, "--part=1/3") == 0
+    record = out / ".val.unfinished" / "val-000000.json"
+    record.write_bytes(record.read_bytes()[:40])
+    capsys.readouterr()
+    assert main(["convert", "merge", f"--out={out}"]) == 1
+    assert "3 of 3 shards of val are missing, the first val-000000.tar" in sentence(capsys)
+    plan = out / ".val.unfinished" / "plan.json"
+    text = plan.read_bytes()
+    plan.write_bytes(text[:40])
+    assert convert(images, out) == 1
+    assert "plan.json is torn" in sentence(capsys)
+    plan.write_bytes(text)
+    assert convert(images, out) == 0
+    assert digests(out) == digests(whole)
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/evil", "..", "a/b"])
+def test_a_class_that_is_no_folders_name(name: str, tmp_path: Path, capsys: Capture) -> None:
+    source = tmp_path / "source"
+    webdataset_tar(source / "x-train-0.tar")
+    (source / "classes.txt").write_text(f"{name}\nother\n")
+    assert main(["convert", "prepare", f"--data_dir={source}", f"--out={tmp_path / 'deep' / 'out'}"]) == 1
+    assert f"has a class named {name!r}" in sentence(capsys)
+    assert not list(tmp_path.rglob("*evil*"))

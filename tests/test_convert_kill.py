@@ -38,8 +38,8 @@ for line in sys.stdin:
         os.dup2(os.open(command["err"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os._exit(main(command["argv"]))
-    print(child, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    print("pid", child, flush=True)
+    print("code", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
@@ -49,10 +49,11 @@ class Run:
     def __init__(self, server: subprocess.Popen[str], argv: list[str], err: Path) -> None:
         assert server.stdin is not None
         assert server.stdout is not None
-        self._server, self._err, self._code = server, err, None
+        self._server, self._err = server, err
+        self._code: int | None = None
         server.stdin.write(json.dumps({"argv": argv, "err": str(err)}) + "\n")
         server.stdin.flush()
-        self.pid = int(server.stdout.readline())
+        self.pid = self._told("pid")
         self.started = time.monotonic()
 
     @property
@@ -64,8 +65,15 @@ class Run:
         return self._err.read_text()
 
     def wait(self) -> int:
+        if self._code is None:
+            self._code = self._told("code")
+        return self._code
+
+    def _told(self, what: str) -> int:
         assert self._server.stdout is not None
-        return int(self._server.stdout.readline())
+        kind, number = self._server.stdout.readline().split()
+        assert kind == what, "the test and its server are out of step"
+        return int(number)
 
     def others(self) -> list[int]:
         """The processes of its session that live, but for the first."""
@@ -83,6 +91,10 @@ def _state(pid: int, session: int | None = None) -> str:
     except OSError:
         return ""
     return state if session in (None, int(found)) else ""
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +115,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Ru
             for made in runs:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(made.pid, signal.SIGKILL)
+            server.kill()
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +178,11 @@ def test_killed_at_ten_moments(policy: str, start: Callable[..., Run], images: P
         run = start(images, out, *flags)
         # Half of the moments are anywhere, start and end included, and half while shards are written.
         until = run.started + draw.uniform(0, duration)
-        if draw.random() < 0.5:
+        if not killed:  # the first once a shard is there, so that one start at least goes on
+            while run.running and not list(out.glob("train-*.tar")):
+                time.sleep(0.001)
+            until = time.monotonic()
+        elif draw.random() < 0.5:
             while run.running and not list(out.glob(".*.tmp")):
                 time.sleep(0.001)
             until = time.monotonic() + draw.uniform(0, 0.2)
@@ -187,6 +204,7 @@ def test_killed_at_ten_moments(policy: str, start: Callable[..., Run], images: P
         assert {path.name for path in (tmp_path / f"out{place}").iterdir()} == expected.keys()
         assert digests(tmp_path / f"out{place}") == expected
     print(f"{number + 1} conversions, {goings_on} starts that went on with some of the files")
+    assert goings_on, "no kill met a conversion half-way"
 
 
 def test_a_killed_worker_ends_the_run_in_a_sentence(start: Callable[..., Run], images: Path, tmp_path: Path) -> None:
@@ -196,7 +214,8 @@ def test_a_killed_worker_ends_the_run_in_a_sentence(start: Callable[..., Run], i
     while not list(out.glob(".*.tmp")):
         assert run.running, run.said
         time.sleep(0.001)
-    worker = next(pid for pid in run.others() if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    # The workers are the children of the process that imports for them, and that one's parent is the first.
+    worker = next(pid for pid in run.others() if _parent(pid) != run.pid and _parent(_parent(pid)) == run.pid)
     os.kill(worker, signal.SIGKILL)
     assert run.wait() == 1
     assert run.said.count("\n") == 1, run.said

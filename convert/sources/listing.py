@@ -162,6 +162,10 @@ def make_scan(
     ordered = sorted(rows)
     if not ordered:
         raise InputError(f"{root} holds no images of {split}: files ending in {', '.join(EXTENSIONS)} are looked for.")
+    for name in classes:
+        # A folder is named after each class, and a list of names may come from anybody.
+        if name in ("", ".", "..") or "/" in name or _CONTROL.search(name):
+            raise InputError(f"{root} has a class named {name!r}, which can be no folder's name: rename it.")
     keys = tuple(key(classes[row.label], row.name) for row in ordered)
     if len(set(keys)) < len(keys):
         twice = Counter(keys).most_common(1)[0][0]
