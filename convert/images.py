@@ -218,7 +218,9 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):  # Pillow cuts at 255, which leaves white
+    if image.mode == "F":
+        raise BadImage("its pixels are floating-point numbers, whose range nobody knows")
+    if image.mode.startswith("I"):  # 16 bits, where Pillow cuts at 255, which leaves white
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     return image.convert("RGB")
 

@@ -19,6 +19,7 @@ from loaders.errors import InputError
 
 EXPECTED = {"train": 1_281_167, "val": 50_000}  # of ILSVRC2012, in 1,000 classes
 NUM_CLASSES = 1000
+PER_CLASS = {"train": (732, 1300), "val": (50, 50)}  # fewest and most images
 MD5 = {
     "ILSVRC2012_img_train.tar": "1d675b47d978889d74fa0da5fadfb00e",
     "ILSVRC2012_img_val.tar": "29b22e2961454d5413ddabcf34fc5622",
@@ -48,9 +49,11 @@ class Count:
 
     @property
     def is_imagenet(self) -> bool | None:
-        """Whether these are ILSVRC2012's numbers; None for a split that it does not have."""
-        expected = EXPECTED.get(self.split)
-        return None if expected is None else (self.images, self.classes) == (expected, NUM_CLASSES)
+        """Whether these are ILSVRC2012's numbers, by class too; None for a split that it does not have."""
+        if self.split not in EXPECTED:
+            return None
+        expected = (EXPECTED[self.split], NUM_CLASSES, *PER_CLASS[self.split])
+        return (self.images, self.classes, self.fewest, self.most) == expected
 
 
 def prepare(scan: Scan, out: Path, workers: int) -> int:

@@ -272,6 +272,9 @@ def test_count_says_what_is_there(
     assert "val: 20 images of 5 classes, 4 to 4 a class, not ImageNet's" in printed
     monkeypatch.setattr("convert.preparing.EXPECTED", {"train": 45, "val": 20})
     monkeypatch.setattr("convert.preparing.NUM_CLASSES", 5)
+    assert count() == 1, "not the numbers of a class"
+    monkeypatch.setattr("convert.preparing.PER_CLASS", {"train": (9, 9), "val": (4, 4)})
+    capsys.readouterr()
     assert count() == 0
     assert "val: 20 images of 5 classes, 4 to 4 a class, ImageNet's number" in capsys.readouterr().out
     assert count("--md5") == 1

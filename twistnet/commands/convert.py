@@ -122,7 +122,7 @@ def count(*, data_dir: Path, source: Source = "auto", devkit: Path | None = None
     """
     complete = True
     for name in splits_of(data_dir, source, devkit):
-        found = preparing.count(find_source(data_dir, name, source, devkit))
+        found = preparing.count(find_source(data_dir, name, source, devkit, report=print))
         verdict = (
             "" if found.is_imagenet is None else ", ImageNet's number" if found.is_imagenet else ", not ImageNet's"
         )
