@@ -159,7 +159,7 @@ def task_of(source: Path, out: Path) -> ShardTask:
     members = [scan.member(place) for place in range(len(scan))]
     out.mkdir()
     policy = ImagePolicy.parse("original")
-    return ShardTask(number=0, name="val-000000.tar", out=out, records=out, policy=policy, members=members)
+    return ShardTask(number=0, name="val-000000.tar", out=out, records=out, policy=policy, settings="", members=members)
 
 
 @pytest.mark.parametrize("change", [lambda d: d[:-1], lambda d: d + b"x", lambda _: b""], ids=["cut", "grown", "empty"])

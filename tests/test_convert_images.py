@@ -397,16 +397,3 @@ def test_the_header_is_pillows(name: str) -> None:
 def test_impossible_policies_are_refused(text: str, quality: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
         ImagePolicy.parse(text, quality)
-
-
-def test_16_bits_keep_their_brightness_in_every_format() -> None:
-    levels = np.asarray(photograph().convert("L")).astype(np.uint16) * 257
-    for kind in ("PNG", "TIFF", "PPM"):
-        buffer = io.BytesIO()
-        Image.fromarray(levels).save(buffer, kind)
-        stored = store(buffer.getvalue(), ImagePolicy.parse("original"))
-        assert abs(rgb(stored.data).mean() - levels.mean() / 257) < 1.0, kind
-    buffer = io.BytesIO()
-    Image.fromarray(levels.astype(np.float32)).save(buffer, "TIFF")
-    with pytest.raises(BadImage, match="floating-point"):
-        store(buffer.getvalue(), ImagePolicy.parse("original"))

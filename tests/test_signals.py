@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -17,6 +18,15 @@ def send(number: int) -> None:
     time.sleep(0.01)  # Python runs handlers between two bytecodes
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """Python's own handler, which a process that was started in the background may lack."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 def test_two_at_once_are_one_wish_and_a_later_one_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signals, "_SAME_WISH_S", 1000.0)  # however busy the machine is
     before = signal.getsignal(signal.SIGTERM)
