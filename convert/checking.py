@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +11,12 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from convert.plan import digest
+from convert.threads import in_threads
 from loaders.errors import InputError, SampleError
 from loaders.manifest import FileEntry, Manifest, check_size, open_index, read_manifest
 from loaders.opening import open_store
 from loaders.reference import ReferenceDecoder
 from loaders.shards import ShardStore
-
-_AT_ONCE = 64
 
 
 def check(folder: Path, *, full: bool, workers: int) -> int:
@@ -58,11 +56,10 @@ def check(folder: Path, *, full: bool, workers: int) -> int:
 
 
 def _files(manifest: Manifest) -> Iterator[FileEntry]:
-    for name, split in manifest.splits.items():
+    for split in manifest.splits.values():
         yield split.index
         yield from split.shards
-        dali = manifest.values["splits"][name].get("dali", [])
-        yield from (FileEntry(name=str(d["name"]), size=int(d["size"]), sha256=str(d["sha256"])) for d in dali)
+        yield from split.dali
         if split.beton:
             yield split.beton
     yield from (ids for _, ids in manifest.subsets.values())
@@ -71,17 +68,14 @@ def _files(manifest: Manifest) -> Iterator[FileEntry]:
 def _check_images(folder: Path, store: ShardStore, split: str, rows: npt.NDArray[np.void], workers: int) -> None:
     decoder = ReferenceDecoder()
 
-    def check_some(first: int) -> int:
-        samples = range(first, min(first + _AT_ONCE, len(store)))
-        for sample in samples:
-            try:
-                check_one(sample)
-            except SampleError as error:
-                raise InputError(
-                    f"{folder / error.key}, sample {sample} of {split} at byte {rows[sample]['offset']:,}, is damaged "
-                    f"({error.reason}): copy its shard and the index again, or convert again."
-                ) from error
-        return len(samples)
+    def check_named(sample: int) -> None:
+        try:
+            check_one(sample)
+        except SampleError as error:
+            raise InputError(
+                f"{folder / error.key}, sample {sample} of {split} at byte {rows[sample]['offset']:,}, is damaged "
+                f"({error.reason}): copy its shard and the index again, or convert again."
+            ) from error
 
     def check_one(sample: int) -> None:
         store.verify(sample)
@@ -96,14 +90,4 @@ def _check_images(folder: Path, store: ShardStore, split: str, rows: npt.NDArray
             found = "x".join(map(str, sizes[0]))
             raise SampleError(store.key(sample), f"it is {found} where the index says {size[0]}x{size[1]}")
 
-    starts = range(0, len(store), _AT_ONCE)
-    with (
-        ThreadPoolExecutor(workers) as pool,
-        tqdm(total=len(store), unit="img", desc=split, disable=not sys.stderr.isatty()) as bar,
-    ):
-        try:
-            for count in pool.map(check_some, starts):
-                bar.update(count)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    in_threads(check_named, len(store), workers, desc=split)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,13 @@ from convert.beton_policy import BetonPolicy
 from convert.estimate import Estimate, estimate, refuse_a_small_disk
 from convert.finishing import finish, manifest_for, remove_leftovers
 from convert.images import ImagePolicy
-from convert.plan import Plan, num_shards
+from convert.plan import Plan, num_shards, shuffled
 from convert.running import write_shards
 from convert.scan import Scan
 from convert.shard import ShardTask, read_record
 from loaders.errors import InputError
-from loaders.files import take_lock
+from loaders.files import clear_unfinished, take_lock
 from loaders.manifest import NAME, is_converted, read_manifest
-from loaders.order import Order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +88,7 @@ def convert_split(scan: Scan, conversion: Conversion, say: Callable[[str], objec
         return entry
     if conversion.beton is not None:
         require_ffcv()
-    order = Order(num_samples=len(scan), global_batch=len(scan), seed=conversion.seed).batch(0, 0)[0]
+    order = shuffled(len(scan), conversion.seed)
     expected = estimate(scan, conversion.policy, conversion.beton, order, conversion.workers)
     plan = Plan(
         scan=scan,
@@ -100,15 +99,15 @@ def convert_split(scan: Scan, conversion: Conversion, say: Callable[[str], objec
         beton=conversion.beton,
         keep_shards=conversion.keep_shards,
     )
-    manifest_for(out, plan.settings(), list(scan.classes))  # refuses now what would not fit in the end
+    manifest_for(out, plan.settings, list(scan.classes))  # refuses now what would not fit in the end
     tasks = list(plan.tasks())
     needed = expected.shard_bytes + expected.beton_bytes
     if conversion.part is not None:
         number, of = conversion.part
         tasks = [task for task in tasks if task.number % of == number - 1]
         needed = expected.shard_bytes * sum(len(task.members) for task in tasks) // len(scan)
-    finished = [record for task in tasks if (record := read_record(out, plan.records, task.name))]
-    refuse_a_small_disk(out, needed, sum(record.entry.size for record in finished))
+    finished = {task.name: record for task in tasks if (record := read_record(out, plan.records, task.name))}
+    refuse_a_small_disk(out, needed, sum(record.entry.size for record in finished.values()))
     plan.begin()
     part = "all" if conversion.part is None else "{}-of-{}".format(*conversion.part)
     try:
@@ -116,24 +115,29 @@ def convert_split(scan: Scan, conversion: Conversion, say: Callable[[str], objec
     except BlockingIOError as error:
         raise InputError(f"another process is writing {split} to {out}: wait for it, or end it first.") from error
     with lock:
-        return _write(plan, tasks, conversion, expected, len(finished), say)
+        return _write(plan, tasks, finished, conversion, expected, say)
 
 
 def _write(
     plan: Plan,
     tasks: Sequence[ShardTask],
+    finished: Container[str],
     conversion: Conversion,
     expected: Estimate,
-    finished: int,
     say: Callable[[str], object],
 ) -> Mapping[str, Any] | None:
-    """Writes the shards, and finishes the split where these are all of them."""
+    """Writes the shards that are not finished, and finishes the split where the tasks are all of its shards."""
     out, split = plan.out, plan.scan.split
-    _clear_temporaries((out, plan.records), tasks)
-    gone_on = f", {finished} finished before" if finished else ""
+    # Of these shards alone: other parts may be writing to the same folders.
+    stems = {Path(task.name).stem for task in tasks}
+    for folder in (out, plan.records):
+        clear_unfinished(folder, stems)
+    remaining = [task for task in tasks if task.name not in finished]
+    before = len(tasks) - len(remaining)
+    gone_on = f", {before} finished before" if before else ""
     say(f"{split}: {expected}; {plan.num_shards} shards{gone_on}")
     try:
-        write_shards(tasks, conversion.workers)
+        write_shards(remaining, conversion.workers)
         entry = finish(out, split, max_bad=conversion.max_bad) if conversion.part is None else None
     except OSError as error:
         if error.filename is not None:  # the source
@@ -178,15 +182,6 @@ def _converted(scan: Scan, conversion: Conversion) -> Mapping[str, Any] | None:
         if held[name] != value:
             raise InputError(f"{path} holds {scan.split} with {name} {held[name]}, not {value}: choose another --out.")
     return entry
-
-
-def _clear_temporaries(folders: Iterable[Path], tasks: Iterable[ShardTask]) -> None:
-    """Removes what killed processes left of these shards alone: other parts may be writing to the same folders."""
-    stems = {Path(task.name).stem for task in tasks}
-    for folder in folders:
-        for path in folder.glob(".*.tmp"):
-            if path.name[1:].partition(".")[0] in stems:
-                path.unlink(missing_ok=True)
 
 
 def _formats(shards: bool, beton: Mapping[str, Any] | None) -> str:

@@ -13,6 +13,7 @@ from convert.images import BadImage, ImagePolicy, store
 from convert.scan import Ints, Scan
 from convert.shard import read_bytes
 from loaders.errors import InputError
+from loaders.files import existing_parent
 
 SAMPLES = 64
 _MEMBERS = 3 * 512  # two tar headers and a label's block for each image, and half a block of filling on average
@@ -86,8 +87,7 @@ def refuse_a_small_disk(out: Path, needed: int, written: int) -> None:
         needed: bytes of the whole conversion.
         written: bytes of it that are there already.
     """
-    folder = next(parent for parent in (out, *out.absolute().parents) if parent.exists())
-    free, wanted = shutil.disk_usage(folder).free, int((needed - written) * _MARGIN)
+    free, wanted = shutil.disk_usage(existing_parent(out)).free, int((needed - written) * _MARGIN)
     if free < wanted:
         raise InputError(
             f"{out} needs {wanted / 1e9:,.2f} GB and its disk has {free / 1e9:,.2f} GB free: free some, choose another "

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import numpy.typing as npt
 
 from convert.beton import write_beton
 from convert.beton_policy import BetonPolicy
-from convert.plan import digest, read_settings, records_of, settings_digest, shard_files, shard_name, unfinished_splits
+from convert.plan import read_settings, records_of, settings_digest, shard_files, shard_name, unfinished_splits
 from convert.shard import ShardRecord, read_record
 from loaders.errors import InputError
 from loaders.files import clear_unfinished, write_atomically
@@ -64,10 +66,10 @@ def finish(out: Path, split: str, *, max_bad: float) -> Mapping[str, Any]:
         "repaired": {key: what for record in records for key, what in sorted(record.repaired.items())},
         "quarantined": len(bad),
         "fingerprint": settings["source"]["fingerprint"],
-        "index": _entry(index),
-        "shards": [_entry(record.entry) for record in records if settings["keep_shards"]],
-        "dali": [_entry(record.idx) for record in records if settings["keep_shards"]],
-        "beton": {**_entry(beton), "policy": settings["beton"]} if beton else None,
+        "index": asdict(index),
+        "shards": [asdict(record.entry) for record in records if settings["keep_shards"]],
+        "dali": [asdict(record.idx) for record in records if settings["keep_shards"]],
+        "beton": {**asdict(beton), "policy": settings["beton"]} if beton else None,
     }
     manifest["splits"] = dict(sorted({**manifest["splits"], split: entry}.items()))
     manifest["subsets"] = {**manifest["subsets"], **subsets}
@@ -107,8 +109,9 @@ def finished_records(out: Path, split: str, num_shards: int) -> list[ShardRecord
 
 def _check_records(out: Path, records: Sequence[ShardRecord], settings: Mapping[str, Any]) -> None:
     """Raises InputError where the shards do not belong together: parts may have been copied from anywhere."""
+    wanted = settings_digest(settings)
     for record in records:
-        if record.settings != settings_digest(settings):
+        if record.settings != wanted:
             raise InputError(
                 f"{out / record.entry.name} was converted with other settings than the rest: run its part again with "
                 "the same flags and versions."
@@ -173,16 +176,13 @@ def _subsets(
     for name, chosen in subsets.items():
         selected = ids[np.array(chosen, dtype=np.int64)]
         entry = _write_array(out, f"{name}.ids.npy", selected[selected >= 0].astype(np.int64))
-        found[name] = {"split": split, "ids": _entry(entry)}
+        found[name] = {"split": split, "ids": asdict(entry)}
     return found
 
 
 def _write_array(out: Path, name: str, values: npt.NDArray[Any]) -> FileEntry:
     buffer = io.BytesIO()
     np.save(buffer, values, allow_pickle=False)
-    write_atomically(out / name, lambda file: file.write(buffer.getbuffer()))
-    return FileEntry(name=name, size=buffer.tell(), sha256=digest(out / name))
-
-
-def _entry(entry: FileEntry) -> dict[str, Any]:
-    return {"name": entry.name, "size": entry.size, "sha256": entry.sha256}
+    data = buffer.getbuffer()
+    write_atomically(out / name, lambda file: file.write(data))
+    return FileEntry(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())

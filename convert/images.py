@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from loaders.errors import InputError
+from loaders.errors import InputError, one_line
 from loaders.reference import MAX_PIXELS
 
 REPAIR_QUALITY = 95
@@ -172,7 +172,7 @@ def _encode(data: bytes, policy: ImagePolicy, repaired: str | None) -> Stored:
     except UnidentifiedImageError as error:  # its own message holds an address, another one at every start
         raise BadImage("its content is no image of a known format") from error
     except Exception as error:  # Pillow's plug-ins and torch raise nearly anything on hostile bytes
-        raise BadImage(" ".join(f"{error}".split()) or type(error).__name__) from error
+        raise BadImage(one_line(error) or type(error).__name__) from error
     return Stored(data=encoded, height=height, width=width, repaired=repaired)
 
 

@@ -19,16 +19,14 @@ import json
 import math
 import os
 import random
-import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image, features
-from tqdm import tqdm
 
+from convert.threads import in_threads
 from loaders.errors import InputError
 from loaders.files import write_atomically
 
@@ -326,15 +324,8 @@ def _write_images(out: Path, cuts: Sequence[_Cut], files: dict[str, Path], progr
         image.save(out / cut.path, "JPEG", quality=_QUALITY)
 
     # Pillow resizes and compresses without the interpreter's lock.
-    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
-    try:
-        done = pool.map(write, cuts)
-        for _ in tqdm(
-            done, desc="demo sets", total=len(cuts), unit=" images", disable=not (progress and sys.stderr.isatty())
-        ):
-            pass
-    finally:
-        pool.shutdown(cancel_futures=True)
+    workers = min(8, os.cpu_count() or 1)
+    in_threads(lambda place: write(cuts[place]), len(cuts), workers, desc="demo sets", shown=progress)
 
 
 def _read_manifest(path: Path) -> dict[str, Any] | None:

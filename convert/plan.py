@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -29,7 +30,7 @@ _UNFINISHED = ".unfinished"
 _SPACE = re.compile(r"\s")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
     """A conversion of one split.
 
@@ -68,15 +69,9 @@ class Plan:
         """Where the records of finished shards are kept until all are there."""
         return records_of(self.out, self.scan.split)
 
-    @property
-    def order(self) -> Ints:
-        """(N,) places in the scan, in the order of the converted set: shuffled over all classes."""
-        count = len(self.scan)
-        return Order(num_samples=count, global_batch=count, shuffle="global", seed=self.seed).batch(0, 0)[0]
-
     def tasks(self) -> Iterator[ShardTask]:
         """The shards, which differ by one sample at most."""
-        scan, order, settings = self.scan, self.order, self.settings()
+        scan, order, settings = self.scan, shuffled(len(self.scan), self.seed), settings_digest(self.settings)
         bounds = np.linspace(0, len(scan), self.num_shards + 1).astype(np.int64)
         for number in range(self.num_shards):
             members = (scan.member(int(place)) for place in order[bounds[number] : bounds[number + 1]])
@@ -86,11 +81,12 @@ class Plan:
                 out=self.out,
                 records=self.records,
                 policy=self.policy,
-                settings=settings_digest(settings),
+                settings=settings,
                 # DALI's index has spaces between its fields.
                 members=[member._replace(key=_SPACE.sub("_", member.key)) for member in members],
             )
 
+    @functools.cached_property
     def settings(self) -> dict[str, Any]:
         """All that decides what is written, as plain values."""
         return {
@@ -113,7 +109,7 @@ class Plan:
             InputError: where another conversion was begun there, files of other origin are in the way, or the folders
                 cannot be made.
         """
-        wanted = self.settings()
+        wanted = self.settings
         held = read_settings(self.out, self.scan.split)
         split = self.scan.split
         foreign = [] if held else [*shard_files(self.out, split), *self.out.glob(f"{split}.beton")]
@@ -138,6 +134,11 @@ class Plan:
                     f"{self.out} holds a conversion of {self.scan.split} begun with {name} "
                     f"{held['settings'].get(name)}, not {value}: finish that one, or choose another --out."
                 )
+
+
+def shuffled(samples: int, seed: int) -> Ints:
+    """(N,) places in a scan, in the order of the converted set: shuffled over all classes."""
+    return Order(num_samples=samples, global_batch=samples, shuffle="global", seed=seed).batch(0, 0)[0]
 
 
 def versions() -> dict[str, str]:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from convert.scan import Member, Scan
+from convert.scan import Scan
 from convert.shard import read_bytes
+from convert.threads import in_threads
 from loaders.errors import InputError
 
 EXPECTED = {"train": 1_281_167, "val": 50_000}  # of ILSVRC2012, in 1,000 classes
@@ -72,7 +71,8 @@ def prepare(scan: Scan, out: Path, workers: int) -> int:
     for name in scan.classes:
         (out / scan.split / name).mkdir(parents=True, exist_ok=True)
 
-    def write(member: Member) -> int:
+    def write(place: int) -> int:
+        member = scan.member(place)
         folder = f"{scan.classes[member.label]}/"  # which a WebDataset's keys need not have
         path = out / scan.split / folder / f"{member.key.removeprefix(folder)}.JPEG"
         try:
@@ -87,8 +87,7 @@ def prepare(scan: Scan, out: Path, workers: int) -> int:
         os.replace(temporary, path)
         return 1
 
-    members = (scan.member(place) for place in range(len(scan)))
-    return sum(_in_order(write, members, len(scan), scan.split, workers))
+    return sum(in_threads(write, len(scan), workers, desc=scan.split))
 
 
 def count(scan: Scan) -> Count:
@@ -131,19 +130,3 @@ def check_md5(folder: Path) -> list[str]:
             )
         lines.append(f"{path.name}: MD5 as published")
     return lines
-
-
-def _in_order(
-    work: Callable[[Member], int], members: Iterable[Member], total: int, name: str, workers: int
-) -> Iterable[int]:
-    with (
-        ThreadPoolExecutor(workers) as pool,
-        tqdm(total=total, unit="img", desc=name, disable=not sys.stderr.isatty()) as bar,
-    ):
-        try:
-            for done in pool.map(work, members):
-                bar.update(1)
-                yield done
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise

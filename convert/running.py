@@ -31,10 +31,10 @@ class _Stopped(Exception):
 
 
 def write_shards(tasks: Sequence[ShardTask], workers: int) -> None:
-    """Writes the shards that are not finished yet.
+    """Writes shards.
 
     Args:
-        tasks: all of them; finished ones are skipped and counted.
+        tasks: the shards, at least one sample each; none is fine too.
         workers: processes.
 
     Raises:
@@ -124,8 +124,8 @@ def _write(task: ShardTask) -> None:
             read.value += pending[1]
         pending[:] = [0, 0]
 
-    def count(samples: int, size: int) -> None:
-        pending[0] += samples
+    def count(size: int) -> None:
+        pending[0] += 1
         pending[1] += size
         if pending[0] >= _SYNC_EVERY:
             push()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ class Member(NamedTuple):
     label: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Scan:
     """The samples of one split in the source's own order: by class, then by name.
 
@@ -60,7 +61,7 @@ class Scan:
     def __len__(self) -> int:
         return len(self.keys)
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 of keys, labels, lengths and classes: equal for the same images in another layout."""
         digest = hashlib.sha256("\n".join((*self.classes, "", *self.keys)).encode(errors="surrogateescape"))

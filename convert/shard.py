@@ -75,20 +75,17 @@ class ShardRecord:
     settings: str
 
 
-def write_shard(task: ShardTask, count: Callable[[int, int], object]) -> None:
-    """Writes a shard, unless it is finished already.
+def write_shard(task: ShardTask, count: Callable[[int], object]) -> None:
+    """Writes a shard.
 
     Args:
         task: what to write.
-        count: called with how many samples, and how many bytes of them, were dealt with since the last call.
+        count: called after each sample with the bytes that were read.
 
     Raises:
         InputError: where the source changed since it was scanned.
         OSError: where the source cannot be read or the target not written; what was finished stays.
     """
-    if read_record(task.out, task.records, task.name) is not None:
-        count(len(task.members), sum(member.length for member in task.members))
-        return
     writer = _TarWriter()
     rows: list[tuple[int, ...]] = []
     places: list[int] = []
@@ -110,7 +107,7 @@ def write_shard(task: ShardTask, count: Callable[[int, int], object]) -> None:
                 places.append(member.place)
                 if stored.repaired:
                     repaired[member.key] = stored.repaired
-            count(1, member.length)
+            count(member.length)
         writer.end()
 
     write_atomically(task.out / task.name, write)

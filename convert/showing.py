@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from loaders.errors import InputError
 from loaders.files import write_atomically
-from loaders.manifest import Manifest, open_index, read_manifest
+from loaders.manifest import open_index, read_manifest
 from loaders.opening import open_store
 
 _BINS = (0, 64, 128, 256, 320, 384, 448, 512, 640, 1024, 2048, 65536)
@@ -76,7 +76,6 @@ def draw_sides(folder: Path, path: Path) -> Path:
 
 def draw_samples(folder: Path, split: str, path: Path, seed: int = 0) -> Path:
     """Draws random samples of a split with their labels, a PNG."""
-    manifest: Manifest = read_manifest(folder)
     store = open_store(folder, split)
     chosen = np.random.default_rng(seed).permutation(len(store))[: _COLUMNS * _ROWS]
     rows = -(-len(chosen) // _COLUMNS)
@@ -87,7 +86,7 @@ def draw_samples(folder: Path, split: str, path: Path, seed: int = 0) -> Path:
         data = store.read(int(sample))
         image = Image.fromarray(data) if isinstance(data, np.ndarray) else Image.open(io.BytesIO(data))
         sheet.paste(ImageOps.fit(image.convert("RGB"), (_TILE, _TILE)), (left, top))
-        draw.text((left + 2, top + _TILE + 2), manifest.classes[store.labels[sample]][:20], fill="black")
+        draw.text((left + 2, top + _TILE + 2), store.classes[store.labels[sample]][:20], fill="black")
     write_atomically(path, lambda file: sheet.save(file, format="PNG"))
     return path
 

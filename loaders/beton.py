@@ -23,10 +23,10 @@ import numpy as np
 import numpy.typing as npt
 
 from loaders.errors import InputError
-from loaders.manifest import NAME, Manifest, check_size, open_index, read_manifest
+from loaders.manifest import NAME, Manifest, check_size, open_index
 from loaders.mapped import MappedFile
 from loaders.shards import check_labels, index_fingerprint
-from loaders.subset import Subset, find_split
+from loaders.subset import Subset, open_named
 from loaders.types import check_sample
 
 FORMAT = 2
@@ -166,10 +166,7 @@ def open_beton_split(path: Path, split: str) -> ConvertedBetonStore | Subset:
     Raises:
         InputError: where the set has no such split, or a file is not what manifest and index say.
     """
-    manifest = read_manifest(path)
-    name, ids = find_split(manifest, split)
-    store = ConvertedBetonStore(manifest, name)
-    return store if ids is None else Subset(store, ids)
+    return open_named(path, split, ConvertedBetonStore)
 
 
 def _read(path: Path, file: MappedFile) -> _Content:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def one_line(message: object, limit: int | None = None) -> str:
+    """A message of another package's within a sentence of ours: its first `limit` characters, on one line."""
+    return " ".join(f"{message}".split())[:limit]
+
+
 class InputError(ValueError):
     """A value, file or folder that cannot be used. The message is one sentence: bad value, limit, next step."""
 

@@ -7,7 +7,7 @@ import errno
 import fcntl
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
@@ -62,10 +62,21 @@ def take_lock(path: Path) -> TextIO:
     return file
 
 
-def clear_unfinished(folder: Path) -> None:
-    """Removes the temporary files of `write_atomically` that killed processes have left in a folder."""
+def clear_unfinished(folder: Path, stems: Container[str] | None = None) -> None:
+    """Removes the temporary files of `write_atomically` that killed processes have left in a folder.
+
+    Args:
+        folder: where to look; not in folders below it.
+        stems: only those of files whose name begins with one of these, up to its first dot; None: all of them.
+    """
     for path in folder.glob(f".*.{'[0-9a-f]' * 32}.tmp"):
-        path.unlink(missing_ok=True)
+        if stems is None or path.name[1:].partition(".")[0] in stems:
+            path.unlink(missing_ok=True)
+
+
+def existing_parent(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that is there."""
+    return next(parent for parent in (path, *path.absolute().parents) if parent.exists())
 
 
 def _sync_folder(folder: Path) -> None:

@@ -58,12 +58,14 @@ class Split:
         samples: how many it holds.
         index: the file with a row a sample.
         shards: the tars, in order; empty where only a beton was written.
+        dali: DALI's indexes of them.
         beton: FFCV's file, or None.
     """
 
     samples: int
     index: FileEntry
     shards: tuple[FileEntry, ...]
+    dali: tuple[FileEntry, ...]
     beton: FileEntry | None
 
 
@@ -166,6 +168,7 @@ def _split(entry: Mapping[str, Any]) -> Split:
         samples=int(entry["samples"]),
         index=_file(entry["index"]),
         shards=tuple(_file(shard) for shard in entry["shards"]),
+        dali=tuple(_file(index) for index in entry.get("dali", ())),
         beton=_file(beton) if beton else None,
     )
 

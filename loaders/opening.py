@@ -9,16 +9,16 @@ from pathlib import Path
 import torch
 
 from loaders.augment import Augment
-from loaders.beton import open_beton, open_beton_split
+from loaders.beton import ConvertedBetonStore, open_beton
 from loaders.cores import usable_cores
 from loaders.crops import CropPolicy
 from loaders.errors import InputError
 from loaders.loader import BatchLoader, Plan
-from loaders.manifest import is_converted, read_manifest
+from loaders.manifest import Manifest, is_converted
 from loaders.order import Order
 from loaders.reference import ReferenceDecoder
-from loaders.shards import open_shards
-from loaders.subset import find_split
+from loaders.shards import ShardStore
+from loaders.subset import open_named
 from loaders.tree import open_tree
 from loaders.types import Decoder, Loader, Store
 
@@ -43,10 +43,7 @@ def open_store(path: str | Path, split: str) -> Store:
         return open_beton(path)
     if not is_converted(path):
         return open_tree(path, split)
-    manifest = read_manifest(path)
-    base, _ = find_split(manifest, split)
-    entry = manifest.splits[base]
-    return open_beton_split(path, split) if entry.beton and not entry.shards else open_shards(path, split)
+    return open_named(path, split, _converted_store)
 
 
 def open_loader(
@@ -120,6 +117,11 @@ def open_loader(
         world_size=world_size,
     )
     return BatchLoader(plan, num_threads=threads, look_ahead=look_ahead)
+
+
+def _converted_store(manifest: Manifest, split: str) -> Store:
+    entry = manifest.splits[split]
+    return ConvertedBetonStore(manifest, split) if entry.beton and not entry.shards else ShardStore(manifest, split)
 
 
 def _check_named(path: Path, split: str) -> None:

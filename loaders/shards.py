@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from loaders.errors import InputError, SampleError
-from loaders.manifest import NAME, Manifest, Split, check_size, open_index, read_manifest
+from loaders.manifest import NAME, Manifest, Split, check_size, open_index
 from loaders.mapped import MappedFile
-from loaders.subset import Subset, find_split
+from loaders.subset import Subset, open_named
 from loaders.types import check_sample
 
 
@@ -110,10 +110,7 @@ def open_shards(path: Path, split: str) -> ShardStore | Subset:
     Raises:
         InputError: where the set has no such split, or a file is not what manifest and index say.
     """
-    manifest = read_manifest(path)
-    name, ids = find_split(manifest, split)
-    store = ShardStore(manifest, name)
-    return store if ids is None else Subset(store, ids)
+    return open_named(path, split, ShardStore)
 
 
 def index_fingerprint(classes: Sequence[str], rows: npt.NDArray[np.void]) -> str:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from loaders.errors import InputError
-from loaders.manifest import Manifest, check_size
+from loaders.manifest import Manifest, check_size, read_manifest
 from loaders.types import Encoded, Store, check_sample
+
+StoreT = TypeVar("StoreT", bound=Store)
 
 
 class Subset:
@@ -53,6 +57,23 @@ class Subset:
     def _place(self, sample: int) -> int:
         check_sample(sample, len(self))
         return int(self._ids[sample])
+
+
+def open_named(path: Path, split: str, store_of: Callable[[Manifest, str], StoreT]) -> StoreT | Subset:
+    """Opens one split of a converted set, or a named subset of one.
+
+    Args:
+        path: the set's folder.
+        split: name of a split or of a subset.
+        store_of: makes the store of a whole split, given the manifest and the split's name.
+
+    Raises:
+        InputError: where the set has no such split, or a file is not what manifest and index say.
+    """
+    manifest = read_manifest(path)
+    name, ids = find_split(manifest, split)
+    store = store_of(manifest, name)
+    return store if ids is None else Subset(store, ids)
 
 
 def find_split(manifest: Manifest, name: str) -> tuple[str, npt.NDArray[np.int64] | None]:

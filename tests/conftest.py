@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,14 @@ def write_tree(root: Path, per_class: dict[str, int], seed: int = 0) -> Path:
                 crop = Image.fromarray(pixels[top : top + height, left : left + width])
                 crop.save(folder / f"{name}_{index}.JPEG", quality=90)
     return root
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
 
 
 @pytest.fixture(scope="session")

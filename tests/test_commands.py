@@ -13,34 +13,15 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from training import call, pretrain
 
-from twistnet.__main__ import main
 from twistnet.run_folder import RunFolder
 
-
-def call(command: str, *flags: str) -> int:
-    """Runs a command; of a flag that is given twice, the later counts."""
-    values = dict(flag.partition("=")[::2] for flag in flags)
-    return main([command, *(f"{name}={value}" if value else name for name, value in values.items())])
-
-
-TINY = ("--device=cpu", "--workers=1", "--size=32", "--batch_size=16", "--epochs=2", "--model=test_resnet")
-
-
-def pretrain(tree: Path, *flags: str) -> int:
-    return call("pretrain", f"--data_dir={tree}", "--recipe=demo", *TINY, *flags)
+pytest_plugins = ("training",)
 
 
 def resume(tree: Path, *flags: str) -> int:
     return call("pretrain", f"--data_dir={tree}", "--device=cpu", *flags)
-
-
-@pytest.fixture
-def run(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A finished run in ./checkpoints of a working directory of its own."""
-    monkeypatch.chdir(tmp_path)
-    assert pretrain(tree) == 0
-    return tmp_path / "checkpoints"
 
 
 def test_pretraining_publishes_its_weights_and_keeps_those_of_before(

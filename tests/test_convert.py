@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nvidia.dali import fn, pipeline_def
 from PIL import Image
-from test_finetune import FOLDS, finetune
+from training import FOLDS, finetune
 
 from convert.shard import tar_header
 from loaders import InputError, open_loader, open_store

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from pathlib import Path
 
 import pytest
 import timm
 import torch
 import torch.multiprocessing
+from conftest import free_port
 from PIL import Image
 
 import twistnet  # noqa: F401  registers the models
@@ -68,9 +68,7 @@ def expected(tree: Path) -> tuple[int, int, int, float]:
 def test_counts_do_not_depend_on_the_ranks(
     tree: Path, tmp_path: Path, world_size: int, expected: tuple[int, int, int, float]
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     torch.multiprocessing.spawn(score, (world_size, port, tree, tmp_path), nprocs=world_size)
     scores = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(world_size)]
     assert all(score == scores[0] for score in scores), "every rank holds the sums"

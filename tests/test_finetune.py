@@ -8,34 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from training import FOLDS, call, finetune
 
 from twistnet.__main__ import main
 
-TINY = ("--device=cpu", "--workers=1", "--size=32", "--batch_size=16", "--epochs=2", "--model=test_resnet")
-
-
-def call(command: str, *flags: str) -> int:
-    """Runs a command; of a flag that is given twice, the later counts."""
-    values = dict(flag.partition("=")[::2] for flag in flags)
-    return main([command, *(f"{name}={value}" if value else name for name, value in values.items())])
-
-
-def finetune(dtd: Path, *flags: str) -> int:
-    return call("finetune", f"--data_dir={dtd}", "--recipe=demo_dtd", *TINY, *flags)
-
-
-@pytest.fixture
-def run(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A finished pretraining in ./checkpoints of a working directory of its own."""
-    monkeypatch.chdir(tmp_path)
-    assert call("pretrain", f"--data_dir={tree}", "--recipe=demo", *TINY) == 0
-    return tmp_path / "checkpoints"
-
-
-FOLDS = {
-    **{"train1": range(8), "val1": range(8, 12), "test1": range(12, 17)},
-    **{"train2": range(9, 17), "val2": range(5, 9), "test2": range(5)},
-}
+pytest_plugins = ("training",)
 
 
 @pytest.fixture(scope="module")

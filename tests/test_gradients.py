@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import free_port
 from torch.multiprocessing import spawn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -41,9 +41,7 @@ def trained(tree: Path, out: Path, ranks: int = 1, **changes: Any) -> dict[str, 
     if ranks == 1:
         weights_after(0, 1, 0, tree, out, recipe)
     else:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         spawn(weights_after, (ranks, port, tree, out, recipe), nprocs=ranks)
     found: dict[str, torch.Tensor] = torch.load(out / "final.pt", weights_only=True)
     return found
@@ -140,9 +138,7 @@ def buffers_of(rank: int, world_size: int, port: int, out: Path) -> None:
 
 
 def test_batch_norms_statistics_are_those_of_all_ranks(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     spawn(buffers_of, (3, port, tmp_path), nprocs=3)
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(3)]
     assert [own for own, *_ in found] == pytest.approx([0, 10, 20], abs=0.5)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,8 @@ from torch import nn
 import loaders
 from loaders import InputError, Loader
 from loaders.augment import Augment
+from loaders.errors import one_line
+from twistnet.arguments import did_you_mean
 from twistnet.distributed import World
 from twistnet.precision import Precision
 from twistnet.recipe import Recipe
@@ -58,8 +59,9 @@ def make_model(recipe: Recipe, num_classes: int, world: World) -> nn.Module:
         InputError: where timm knows no such model, or it cannot be built or take images of the recipe's sizes.
     """
     if not timm.is_model(recipe.model):
-        near = difflib.get_close_matches(recipe.model, timm.list_models(), n=1)
-        raise InputError(f"model {recipe.model!r} is unknown to timm" + (f": did you mean {near[0]}?" if near else "."))
+        raise InputError(
+            f"model {recipe.model!r} is unknown to timm{did_you_mean(recipe.model, timm.list_models()) or '.'}"
+        )
     options: dict[str, Any] = {"num_classes": num_classes}
     if recipe.drop_path:  # not every model has it
         options["drop_path_rate"] = recipe.drop_path
@@ -115,4 +117,4 @@ def _try(model: nn.Module, name: str, size: int) -> None:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(f"{error}".split())[:200] or type(error).__name__
+    return one_line(error, 200) or type(error).__name__

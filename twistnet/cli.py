@@ -24,7 +24,7 @@ import fire.docstrings
 
 from launch.ranks import Ranks
 from launch.version import VERSION
-from loaders.errors import InputError
+from loaders.errors import InputError, one_line
 from twistnet.arguments import Parameter, UsageError, bind, did_you_mean, metavar, parameters_of, parse, shown
 from twistnet.commands import COMMANDS, Command
 
@@ -229,7 +229,7 @@ def _sentence(error: InputError | OSError) -> str:
         return f"{where} does not exist: check the path."
     if isinstance(error, PermissionError) and where:
         return f"{where} may not be used by this user: change its permissions or choose another path."
-    reason = " ".join((error.strerror or str(error) or type(error).__name__).split())
+    reason = one_line(error.strerror or str(error) or type(error).__name__)
     return f"{where}: {reason}" if where else reason
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from launch.ranks import Ranks
 from loaders import InputError
+from loaders.errors import one_line
 
 _PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 _TIMEOUT = datetime.timedelta(minutes=30)
@@ -102,7 +103,7 @@ def join(device: str) -> Iterator[World]:
     try:
         dist.init_process_group(backend, timeout=_TIMEOUT, device_id=chosen if backend == "nccl" else None)
     except (ValueError, dist.DistError) as error:
-        reason = " ".join(f"{error}".split())[:200]
+        reason = one_line(error, 200)
         raise InputError(
             f"the {ranks.world_size} processes cannot meet ({reason}): start them with torchrun."
         ) from error

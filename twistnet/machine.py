@@ -19,8 +19,10 @@ from pathlib import Path
 
 from launch.version import VERSION
 from loaders.cores import cgroup_limits, usable_cores
+from loaders.errors import one_line
 
 _IMPORT_LIMIT_S = 120
+_REASON = 200  # characters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +176,7 @@ def check_core(known: Known) -> Package:
         importlib.import_module(known.module)
     except Exception as error:  # a broken install raises anything: ImportError, OSError, RuntimeError, AttributeError
         missing = isinstance(error, ModuleNotFoundError) and error.name == known.module
-        reason = "is not installed" if missing else f"cannot be imported ({_one_line(f'{error}')})"
+        reason = "is not installed" if missing else f"cannot be imported ({one_line(error, _REASON)})"
         return Package(name=known.name, version=_version(known), problem=reason)
     version = _version(known)
     old = version is not None and _numbers(version) < _numbers(known.minimum)
@@ -200,7 +202,8 @@ def check_optional(packages: Sequence[Known]) -> list[Package]:
         process = started[known.name]
         try:
             said, complaint = process.communicate(timeout=_IMPORT_LIMIT_S)
-            reason = _one_line((complaint.strip().splitlines() or [f"ended with code {process.returncode}"])[-1])
+            lines = complaint.strip().splitlines() or [f"ended with code {process.returncode}"]
+            reason = one_line(lines[-1], _REASON)
         except subprocess.TimeoutExpired:
             process.kill()
             said, _ = process.communicate()
@@ -257,10 +260,6 @@ def _version(known: Known) -> str | None:
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0])[:3])
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:200]
 
 
 def _first_match(path: Path, pattern: str) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 from loaders import CropPolicy, InputError, Order
 from loaders.augment import Augment, Mix, RandAugment
+from twistnet.arguments import did_you_mean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,8 +162,7 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
     fields = {field.name: field for field in dataclasses.fields(Recipe)}
     for key in values:
         if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=1)
-            raise InputError(f"recipe key {key!r} is unknown" + (f": did you mean {near[0]}?" if near else "."))
+            raise InputError(f"recipe key {key!r} is unknown{did_you_mean(key, fields) or '.'}")
     missing = [key for key, field in fields.items() if field.default is dataclasses.MISSING and key not in values]
     if missing:
         raise InputError(f"the recipe lacks {', '.join(missing)}: add them.")

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from loaders import Batch, InputError
+from loaders.errors import one_line
 from loaders.philox import Purpose, bits
 from twistnet import environment, signals
 from twistnet.buffers import average_buffers, gather_buffers, set_buffers
@@ -63,8 +64,7 @@ def train(
     """
     run = _Run(job, recipe, world, checkpoint, prepare)
     try:
-        with signals.noted() as run.stopping:
-            return run.run()
+        return run.run()
     finally:
         run.folder.release()
 
@@ -101,7 +101,6 @@ class _Run:
             self._restore(checkpoint)
         self.parallel = world.wrap(self.model)
         self.saved_at = time.monotonic()
-        self.stopping = signals.Noted()
         world.wait_for_all()  # before rank 0 writes into a folder that another rank may still be looking into
         if world.is_main:
             self._open_folder()
@@ -124,9 +123,10 @@ class _Run:
             f"lr {self.recipe.peak_lr(self.world.world_size):g}, from step {self.step}; {self.folder.path}"
         )
         try:
-            while self.epoch < self.recipe.epochs:
-                with explained(self.recipe):
-                    score = self._run_epoch(progress)
+            with signals.noted() as self.stopping:
+                while self.epoch < self.recipe.epochs:
+                    with explained(self.recipe):
+                        score = self._run_epoch(progress)
             # A run that was finished already is scored once more, and its weights are written again.
             score = score or evaluate(self.model, self.val_loader, self.world, self.precision)
         finally:
@@ -273,7 +273,7 @@ class _Run:
         try:
             draw_curves(self.folder)
         except Exception as error:  # whatever a drawing package runs into is no reason to lose a run
-            progress.say(f"[Warning] curves.png could not be drawn: {' '.join(f'{error}'.split())}")
+            progress.say(f"[Warning] curves.png could not be drawn: {one_line(error)}")
 
     def _save_latest(self, buffers: Tensor) -> None:
         # The last logged loss is from before the last update.

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loaders.errors import InputError
+from loaders.errors import InputError, one_line
 
 META = "data/meta.mat"
 TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
@@ -170,7 +170,7 @@ def _leaves(meta: bytes, path: Path) -> dict[int, str]:
         found = [(int(number), str(wnid)) for number, wnid in zip(leaves["ILSVRC2012_ID"], leaves["WNID"], strict=True)]
     # scipy raises errors of many kinds, whatever the torn bytes lead to.
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = one_line(f"{type(error).__name__}: {error}")
         raise InputError(f"{META} of {path} cannot be read ({reason}): {_AGAIN}.") from error
     if not found or len(dict(found)) != len(found):
         raise InputError(f"{META} of {path} gives {len(found)} classes, or two of them one id: {_AGAIN}.")

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from launch.ranks import Ranks
 from loaders import InputError
-from loaders.files import write_atomically
+from loaders.files import existing_parent, write_atomically
 from twistnet import distributed
 from twistnet.job import Job, Outcome
 from twistnet.starting import run_folder_of, start
@@ -128,7 +128,7 @@ def _publish_to(folder: Path | None, publish: bool | None, checkpoint: dict[str,
         folder = folder or Path("weights")
     if folder is None:
         return None
-    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    there = existing_parent(folder)
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise InputError(f"--weights_dir {folder} cannot be written to: choose another, or pass --no_publish.")
     return folder
