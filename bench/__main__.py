@@ -10,6 +10,7 @@ from twistnet.commands import Command
 COMMANDS = {
     "gpu": Command("bench.gpu:gpu", "Check and measure all that wants a CUDA card"),
     "conversion": Command("bench.conversion:conversion", "Measure conversion beside tarfile and FFCV"),
+    "index": Command("bench.index:index", "Measure how fast a set of ImageNet's size opens, beside FFCV's reader"),
 }
 
 if __name__ == "__main__":

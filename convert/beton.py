@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from convert.beton_policy import BetonPolicy
+from convert.estimate import refuse_a_small_disk
 from convert.plan import digest, records_of
 from convert.shard import ShardRecord
 from loaders.errors import InputError
@@ -38,13 +39,16 @@ def write_beton(out: Path, split: str, records: Sequence[ShardRecord], policy: B
     """
     target, temporary = out / f"{split}.beton", out / f".{split}.beton.tmp"
     rows = np.concatenate([record.rows for record in records])
+    pixels = rows["height"].astype(np.int64) * rows["width"]
     largest = max(
         int(rows["length"].max()),
-        0 if policy.mode == "jpg" else int((3 * _pixels(rows["height"], rows["width"])).max()),
+        0 if policy.mode == "jpg" else int(3 * pixels.max()),
     )
     page = max(MIN_PAGE, 1 << (largest - 1).bit_length())
     if page > MAX_PAGE:
         raise InputError(f"an image of {largest:,} bytes does not fit into FFCV's pages: convert to smaller images.")
+    needed = policy.bytes_of(int(rows["length"].sum(dtype=np.int64)), int(pixels.sum()))
+    refuse_a_small_disk(out, round(needed), "free some and start again, which goes on from the finished shards")
     rows_file = records_of(out, split) / "beton.rows.npy"
     np.save(rows_file, rows, allow_pickle=False)
     spec = {
@@ -88,7 +92,3 @@ def _run(spec: dict[str, object], split: str) -> None:
         raise InputError(
             f"FFCV's writer failed on {split} ({reason.strip()}); the shards are kept: free space or leave beton out."
         )
-
-
-def _pixels(heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
-    return heights.astype(np.int64) * widths.astype(np.int64)

@@ -33,7 +33,7 @@ class BetonPolicy:
             return self.mode == "jpg"
         return zlib.crc32(b"%d %d" % (self.seed, sample)) < self.share * 2**32
 
-    def bytes_of(self, jpg_bytes: int, height: int, width: int) -> float:
-        """What an image takes in the file, on average."""
+    def bytes_of(self, jpg_bytes: int, pixels: int) -> float:
+        """What images of so many bytes as JPEGs and so many pixels take in the file, on average."""
         share = {"jpg": 1.0, "raw": 0.0, "proportion": self.share}[self.mode]
-        return share * jpg_bytes + (1.0 - share) * 3 * height * width
+        return share * jpg_bytes + (1.0 - share) * 3 * pixels

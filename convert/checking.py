@@ -7,44 +7,46 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from tqdm import tqdm
 
 from convert.plan import digest
 from convert.threads import in_threads
+from loaders.beton import ConvertedBetonStore
 from loaders.errors import InputError, SampleError
-from loaders.manifest import FileEntry, Manifest, check_size, open_index, read_manifest
-from loaders.opening import open_store
+from loaders.manifest import FileEntry, Manifest, Split, check_size, open_index, read_manifest
 from loaders.reference import ReferenceDecoder
 from loaders.shards import ShardStore
+from loaders.subset import find_split
 
 
 def check(folder: Path, *, full: bool, workers: int) -> int:
     """Checks all splits of a converted set.
 
-    Without `full`, the sizes of all files, the index and where its rows point are checked; with it also the SHA-256 of
-    every file, the CRC-32 of every image, and that each image decodes to the size that the index gives.
+    Without `full`, the sizes of all files, the index, FFCV's file and where their rows point are checked; with it also
+    the SHA-256 of every file, the CRC-32 of every image, and that each image decodes to the size that the index gives.
 
     Returns:
         How many samples the set holds.
 
     Raises:
-        InputError: the first thing that is wrong; a sample is named by key, shard and offset.
+        InputError: the first thing that is wrong; a sample is named by key, file and offset.
     """
     if workers < 1:
         raise InputError(f"workers {workers} is too small: take at least 1.")
     manifest = read_manifest(folder)
     for entry in _files(manifest):
         check_size(folder, entry)
-    # Opening checks the index and where its rows point.
-    stores = {split: open_store(folder, split) for split in manifest.splits}
+    # Opening checks the structure and where the rows point.
+    stores = {name: list(_stores(manifest, name, split)) for name, split in manifest.splits.items()}
     for name in manifest.subsets:
-        open_store(folder, name)
+        find_split(manifest, name)
     if full:
         # The images first: they say which one is wrong, where a file's checksum only says that something is.
-        for split, store in stores.items():
-            if isinstance(store, ShardStore):
-                _check_images(folder, store, split, open_index(folder, manifest.splits[split]), workers)
+        for name, opened in stores.items():
+            rows = open_index(folder, manifest.splits[name])
+            for place, store in enumerate(opened):
+                # What has the checksum of an image that was decoded decodes too.
+                _check_images(folder, store, name, rows if place == 0 else None, workers)
         for entry in tqdm(list(_files(manifest)), unit="file", disable=not sys.stderr.isatty()):
             found = digest(folder / entry.name)
             if found != entry.sha256:
@@ -52,7 +54,15 @@ def check(folder: Path, *, full: bool, workers: int) -> int:
                     f"{folder / entry.name} has the SHA-256 {found[:16]}... where the manifest says "
                     f"{entry.sha256[:16]}...: copy it again, or convert again."
                 )
-    return sum(len(store) for store in stores.values())
+    return sum(split.samples for split in manifest.splits.values())
+
+
+def _stores(manifest: Manifest, name: str, split: Split) -> Iterator[ShardStore | ConvertedBetonStore]:
+    """Every form that the split is there in."""
+    if split.shards:
+        yield ShardStore(manifest, name)
+    if split.beton:
+        yield ConvertedBetonStore(manifest, name)
 
 
 def _files(manifest: Manifest) -> Iterator[FileEntry]:
@@ -65,21 +75,24 @@ def _files(manifest: Manifest) -> Iterator[FileEntry]:
     yield from (ids for _, ids in manifest.subsets.values())
 
 
-def _check_images(folder: Path, store: ShardStore, split: str, rows: npt.NDArray[np.void], workers: int) -> None:
+def _check_images(
+    folder: Path, store: ShardStore | ConvertedBetonStore, split: str, rows: np.ndarray | None, workers: int
+) -> None:
+    """Checks all checksums, and where the index's rows are given that the images decode to the sizes in them."""
     decoder = ReferenceDecoder()
 
     def check_named(sample: int) -> None:
         try:
-            check_one(sample)
+            store.verify(sample)
+            if rows is not None:
+                decode(sample, (int(rows[sample]["height"]), int(rows[sample]["width"])))
         except SampleError as error:
             raise InputError(
-                f"{folder / error.key}, sample {sample} of {split} at byte {rows[sample]['offset']:,}, is damaged "
-                f"({error.reason}): copy its shard and the index again, or convert again."
+                f"{folder / error.key}, sample {sample} of {split} at byte {store.offset(sample):,}, is damaged "
+                f"({error.reason}): copy its file and the index again, or convert again."
             ) from error
 
-    def check_one(sample: int) -> None:
-        store.verify(sample)
-        size = (int(rows[sample]["height"]), int(rows[sample]["width"]))
+    def decode(sample: int, size: tuple[int, int]) -> None:
         box = np.array([[0, 0, *size]], dtype=np.int64)
         out = np.empty((1, 8, 8, 3), dtype=np.uint8)
         sizes, failures = decoder.sizes([store.read(sample)])

@@ -12,12 +12,13 @@ from convert.beton_policy import BetonPolicy
 from convert.estimate import Estimate, estimate, refuse_a_small_disk
 from convert.finishing import finish, manifest_for, remove_leftovers
 from convert.images import ImagePolicy
+from convert.locking import take_shards
 from convert.plan import Plan, num_shards, shuffled
 from convert.running import write_shards
 from convert.scan import Scan
 from convert.shard import ShardTask, read_record
 from loaders.errors import InputError
-from loaders.files import clear_unfinished, take_lock
+from loaders.files import clear_unfinished
 from loaders.manifest import NAME, is_converted, read_manifest
 
 
@@ -81,10 +82,9 @@ def convert_split(scan: Scan, conversion: Conversion, say: Callable[[str], objec
     out, split = conversion.out, scan.split
     if not len(scan):
         raise InputError(f"{split} of {scan.root} holds no images: nothing can be converted.")
-    entry = _converted(scan, conversion)
+    entry = _converted(scan, conversion, say)
     if entry is not None:
         remove_leftovers(out, split, entry)
-        say(f"{split} is converted already: {out}")
         return entry
     if conversion.beton is not None:
         require_ffcv()
@@ -107,15 +107,14 @@ def convert_split(scan: Scan, conversion: Conversion, say: Callable[[str], objec
         tasks = [task for task in tasks if task.number % of == number - 1]
         needed = expected.shard_bytes * sum(len(task.members) for task in tasks) // len(scan)
     finished = {task.name: record for task in tasks if (record := read_record(out, plan.records, task.name))}
-    refuse_a_small_disk(out, needed, sum(record.entry.size for record in finished.values()))
+    needed -= sum(record.entry.size for record in finished.values())
+    refuse_a_small_disk(
+        out, needed, "free some, choose another --out, or store smaller images with --images short_side=400"
+    )
     plan.begin()
-    part = "all" if conversion.part is None else "{}-of-{}".format(*conversion.part)
-    try:
-        lock = take_lock(plan.records / f"{part}.lock")
-    except BlockingIOError as error:
-        raise InputError(f"another process is writing {split} to {out}: wait for it, or end it first.") from error
-    with lock:
-        return _write(plan, tasks, finished, conversion, expected, say)
+    with take_shards(plan.records, [task.number for task in tasks]):
+        # Another process may have finished the split before these shards were free.
+        return _converted(scan, conversion, say) or _write(plan, tasks, finished, conversion, expected, say)
 
 
 def _write(
@@ -152,8 +151,8 @@ def _write(
     return entry
 
 
-def _converted(scan: Scan, conversion: Conversion) -> Mapping[str, Any] | None:
-    """The split's entry in the manifest, where it is converted already.
+def _converted(scan: Scan, conversion: Conversion, say: Callable[[str], object]) -> Mapping[str, Any] | None:
+    """The split's entry in the manifest, where it is converted already; says so.
 
     Raises:
         InputError: where it was converted otherwise.
@@ -178,9 +177,14 @@ def _converted(scan: Scan, conversion: Conversion) -> Mapping[str, Any] | None:
         "fingerprint": scan.fingerprint,
         "formats": _formats(conversion.keep_shards, asdict(conversion.beton) if conversion.beton else None),
     }
+    shards, least = len(entry["shards"]), min(conversion.min_shards, len(scan))
+    if conversion.keep_shards and shards < least:
+        raise InputError(f"{path} holds {scan.split} in {shards} shards, fewer than {least}: choose another --out.")
     for name, value in wanted.items():
         if held[name] != value:
             raise InputError(f"{path} holds {scan.split} with {name} {held[name]}, not {value}: choose another --out.")
+    kept = f"{shards} shards" if shards else entry["beton"]["name"]
+    say(f"{scan.split} is converted already: {kept} in {conversion.out}")
     return entry
 
 

@@ -64,7 +64,7 @@ def estimate(scan: Scan, policy: ImagePolicy, beton: BetonPolicy | None, order: 
         seconds.append(time.perf_counter() - start)
         sizes.append(len(stored.data))
         if beton is not None:
-            beton_sizes.append(beton.bytes_of(len(stored.data), stored.height, stored.width))
+            beton_sizes.append(beton.bytes_of(len(stored.data), stored.height * stored.width))
     if not sizes:
         raise InputError(f"none of {min(SAMPLES, len(scan))} images of {scan.root} can be read: look at one of them.")
     exact = policy.rule == "original"
@@ -79,20 +79,17 @@ def estimate(scan: Scan, policy: ImagePolicy, beton: BetonPolicy | None, order: 
     )
 
 
-def refuse_a_small_disk(out: Path, needed: int, written: int) -> None:
+def refuse_a_small_disk(out: Path, needed: int, advice: str) -> None:
     """Raises InputError where the disk does not hold what is still to be written.
 
     Args:
         out: the folder, which need not exist.
-        needed: bytes of the whole conversion.
-        written: bytes of it that are there already.
+        needed: bytes that are still to be written.
+        advice: what can be done, for the message.
     """
-    free, wanted = shutil.disk_usage(existing_parent(out)).free, int((needed - written) * _MARGIN)
+    free, wanted = shutil.disk_usage(existing_parent(out)).free, int(needed * _MARGIN)
     if free < wanted:
-        raise InputError(
-            f"{out} needs {wanted / 1e9:,.2f} GB and its disk has {free / 1e9:,.2f} GB free: free some, choose another "
-            "--out, or store smaller images with --images short_side=400."
-        )
+        raise InputError(f"{out} needs {wanted / 1e9:,.2f} GB and its disk has {free / 1e9:,.2f} GB free: {advice}.")
 
 
 def _duration(seconds: float) -> str:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from convert.beton import write_beton
 from convert.beton_policy import BetonPolicy
+from convert.locking import one_at_a_time, take_shards
 from convert.plan import read_settings, records_of, settings_digest, shard_files, shard_name, unfinished_splits
 from convert.shard import ShardRecord, read_record
 from loaders.errors import InputError
@@ -25,8 +26,25 @@ from loaders.manifest import FORMAT, NAME, FileEntry, read_manifest
 QUARANTINE = "quarantine.jsonl"
 
 
+class TooManyBad(InputError):
+    """More images were left out than --max_bad allows. All shards are finished; only the manifest lacks the split."""
+
+
+def merge(out: Path, split: str, *, max_bad: float) -> Mapping[str, Any]:
+    """Joins the parts of a split. Arguments, result and errors are those of `finish`.
+
+    Raises:
+        InputError: also where another process still writes a part.
+    """
+    plan = _begun(out, split)
+    with take_shards(records_of(out, split), range(plan["settings"]["shards"])):
+        return finish(out, split, max_bad=max_bad)
+
+
 def finish(out: Path, split: str, *, max_bad: float) -> Mapping[str, Any]:
     """Makes a converted split of its shards, FFCV's file included where one is wanted.
+
+    The caller holds the shards, by `convert.locking.take_shards`.
 
     Args:
         out: the converted set's folder.
@@ -37,28 +55,29 @@ def finish(out: Path, split: str, *, max_bad: float) -> Mapping[str, Any]:
         The split's entry in the manifest.
 
     Raises:
-        InputError: where shards are missing, too many images were left out, or the folder holds a set that this split
-            does not belong to. Everything that was written stays.
+        TooManyBad: where too many images were left out.
+        InputError: where shards are missing, or the folder holds a set that this split does not belong to. Everything
+            that was written stays.
     """
-    plan = read_settings(out, split)
-    if plan is None:
-        raise InputError(f"{out} holds no conversion of {split} that was begun: run twistnet convert first.")
+    plan = _begun(out, split)
     settings = plan["settings"]
     records = finished_records(out, split, settings["shards"])
     _check_records(out, records, settings)
     bad = [entry for record in records for entry in record.bad]
-    write_quarantine(out, split, bad)
+    with one_at_a_time(out):
+        write_quarantine(out, split, bad)
     if len(bad) > max_bad * settings["samples"]:
-        raise InputError(
+        raise TooManyBad(
             f"{len(bad)} of {settings['samples']} images of {split} cannot be used, more than --max_bad {max_bad}: "
             f"{out / QUARANTINE} lists them; repair them, or allow more."
         )
     beton = write_beton(out, split, records, BetonPolicy(**settings["beton"])) if settings["beton"] else None
     rows = np.concatenate([record.rows for record in records])
     index = _write_array(out, f"{split}.index.npy", rows)
-    manifest = manifest_for(out, settings, plan["classes"])
     subsets = _subsets(out, split, plan["subsets"], np.concatenate([record.places for record in records]))
     entry = {
+        "source": settings["source"]["kind"],
+        "versions": settings["versions"],
         "samples": len(rows),
         "per_class": np.bincount(rows["label"], minlength=len(plan["classes"])).tolist(),
         "bytes": int(rows["length"].sum(dtype=np.uint64)),
@@ -71,11 +90,13 @@ def finish(out: Path, split: str, *, max_bad: float) -> Mapping[str, Any]:
         "dali": [asdict(record.idx) for record in records if settings["keep_shards"]],
         "beton": {**asdict(beton), "policy": settings["beton"]} if beton else None,
     }
-    manifest["splits"] = dict(sorted({**manifest["splits"], split: entry}.items()))
-    manifest["subsets"] = {**manifest["subsets"], **subsets}
-    text = json.dumps(manifest, indent=1) + "\n"
-    write_atomically(out / NAME, lambda file: file.write(text.encode()))
-    remove_leftovers(out, split, entry)
+    with one_at_a_time(out):
+        manifest = manifest_for(out, settings, plan["classes"])
+        manifest["splits"] = dict(sorted({**manifest["splits"], split: entry}.items()))
+        manifest["subsets"] = {**manifest["subsets"], **subsets}
+        text = json.dumps(manifest, indent=1) + "\n"
+        write_atomically(out / NAME, lambda file: file.write(text.encode()))
+        remove_leftovers(out, split, entry)
     return entry
 
 
@@ -88,6 +109,13 @@ def remove_leftovers(out: Path, split: str, entry: Mapping[str, Any]) -> None:
     shutil.rmtree(records_of(out, split), ignore_errors=True)
     if not unfinished_splits(out):  # else another process may be writing there
         clear_unfinished(out)
+
+
+def _begun(out: Path, split: str) -> dict[str, Any]:
+    plan = read_settings(out, split)
+    if plan is None:
+        raise InputError(f"{out} holds no conversion of {split} that was begun: run twistnet convert first.")
+    return plan
 
 
 def finished_records(out: Path, split: str, num_shards: int) -> list[ShardRecord]:
@@ -126,7 +154,10 @@ def write_quarantine(out: Path, split: str, bad: Sequence[Mapping[str, Any]]) ->
     """Writes what was left out of a split, a JSON object a line, beside what other splits left out."""
     path = out / QUARANTINE
     lines = path.read_text().splitlines() if path.exists() else []
-    kept = [line for line in lines if json.loads(line)["split"] != split]
+    try:
+        kept = [line for line in lines if json.loads(line)["split"] != split]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} has a line that is no image left out ({error}): move it away.") from error
     kept += [json.dumps({"split": split, **{key: entry[key] for key in ("key", "path", "reason")}}) for entry in bad]
     text = "".join(f"{line}\n" for line in sorted(kept))
     write_atomically(path, lambda file: file.write(text.encode()))
@@ -145,12 +176,10 @@ def manifest_for(out: Path, settings: Mapping[str, Any], classes: list[str]) -> 
     """
     wanted = {
         "format": FORMAT,
-        "source": settings["source"]["kind"],
         "images": settings["images"],
         "quality": settings["quality"],
         "exif": "ignored",
         "seed": settings["seed"],
-        "versions": settings["versions"],
         "classes": classes,
     }
     path = out / NAME

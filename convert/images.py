@@ -102,7 +102,9 @@ def store(data: bytes, policy: ImagePolicy) -> Stored:
     """The image as the policy stores it.
 
     A plain JPEG that is small enough passes through untouched. Of such a file the structure is checked and not the
-    pixels: only a decode would show damage inside the scan.
+    pixels: only a decode would show damage inside the scan. Where libjpeg only warns of damage, as of a scan that ends
+    early and has an end, the image is taken as every loader takes it. EXIF orientation is ignored; a TIFF's is no EXIF
+    and counts, as wherever Pillow opens one.
 
     Raises:
         BadImage: where it cannot be decoded, or is larger than any image of these sets may be.

@@ -1,132 +1,119 @@
-"""The guide's second step: the official archives to a tree of folders, and a count of what is there."""
+"""The guide's second step: the official archives, or any other source, to a tree of folders."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-import sys
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
-import numpy as np
-from tqdm import tqdm
-
+from convert.estimate import refuse_a_small_disk
 from convert.scan import Scan
 from convert.shard import read_bytes
+from convert.sources import recognise
 from convert.threads import in_threads
 from loaders.errors import InputError
+from loaders.files import take_lock
+from loaders.tree import PREPARING
 
-EXPECTED = {"train": 1_281_167, "val": 50_000}  # of ILSVRC2012, in 1,000 classes
-NUM_CLASSES = 1000
-PER_CLASS = {"train": (732, 1300), "val": (50, 50)}  # fewest and most images
-MD5 = {
-    "ILSVRC2012_img_train.tar": "1d675b47d978889d74fa0da5fadfb00e",
-    "ILSVRC2012_img_val.tar": "29b22e2961454d5413ddabcf34fc5622",
-    "ILSVRC2012_devkit_t12.tar.gz": "fa75699e90414af021442c21a62c3abf",
-}
+_MISSING = -1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Count:
-    """What a split holds.
+def kind_of(path: Path, out: Path, kind: str) -> str:
+    """What to read the source as, which may lie in the folder that is written to: the tree there is no source.
 
-    Attributes:
-        split: its name.
-        classes: how many classes it has images of.
-        images: how many images.
-        fewest: of a class.
-        most: of a class.
-        empty: classes without any.
+    Args:
+        path: the source's folder.
+        out: where the tree goes.
+        kind: "auto" or one of `convert.sources.KINDS`, which stays.
     """
-
-    split: str
-    classes: int
-    images: int
-    fewest: int
-    most: int
-    empty: tuple[str, ...]
-
-    @property
-    def is_imagenet(self) -> bool | None:
-        """Whether these are ILSVRC2012's numbers, by class too; None for a split that it does not have."""
-        if self.split not in EXPECTED:
-            return None
-        expected = (EXPECTED[self.split], NUM_CLASSES, *PER_CLASS[self.split])
-        return (self.images, self.classes, self.fewest, self.most) == expected
+    if kind != "auto" or not (path.exists() and out.exists() and path.samefile(out)):
+        return kind
+    others = [found for found, _ in recognise(path) if found != "tree"]
+    return others[0] if len(others) == 1 else kind
 
 
 def prepare(scan: Scan, out: Path, workers: int) -> int:
     """Writes every image of a scan as <out>/<split>/<class>/<stem>.JPEG, its bytes untouched.
 
-    What is there already with the right size is left, so a second start goes on where the first ended.
+    What is there already with the right size is left, so a second start goes on where the first ended. Until all is
+    there, a file in the split's folder keeps loaders from taking it for the whole.
 
     Returns:
         How many files were written.
 
     Raises:
-        InputError: where the source changed meanwhile, or a file of another size is in the way.
+        InputError: where the disk is too small, files of another size are in the way that no earlier start can have
+            left, another process writes there, or the source changed meanwhile.
     """
     if workers < 1:
         raise InputError(f"workers {workers} is too small: take at least 1.")
-    for name in scan.classes:
-        (out / scan.split / name).mkdir(parents=True, exist_ok=True)
+    folder = out / scan.split
 
-    def write(place: int) -> int:
+    def target(place: int) -> Path:
         member = scan.member(place)
-        folder = f"{scan.classes[member.label]}/"  # which a WebDataset's keys need not have
-        path = out / scan.split / folder / f"{member.key.removeprefix(folder)}.JPEG"
+        inside = f"{scan.classes[member.label]}/"  # which a WebDataset's keys need not have
+        return folder / inside / f"{member.key.removeprefix(inside)}.JPEG"
+
+    def size(place: int) -> int:
         try:
-            if path.stat().st_size == member.length:
-                return 0
-            raise InputError(f"{path} is in the way with another size than {member.length} bytes: remove it.")
+            return target(place).stat().st_size
         except FileNotFoundError:
-            pass
+            return _MISSING
+
+    def write(number: int) -> None:
+        member, path = scan.member(places[number]), target(places[number])
         temporary = path.with_name(f".{path.name}.part")  # one name: a second start overwrites a torn one
         path.parent.mkdir(parents=True, exist_ok=True)  # folders within a class
         temporary.write_bytes(read_bytes(member))
         os.replace(temporary, path)
-        return 1
 
-    return sum(in_threads(write, len(scan), workers, desc=scan.split))
+    found = in_threads(size, len(scan), workers, desc=f"looking into {folder}")
+    places = [place for place, size in enumerate(found) if size != scan.length[place]]
+    torn = [place for place in places if found[place] != _MISSING]
+    if torn and _begun(folder) != scan.fingerprint:
+        raise InputError(
+            f"{len(torn):,} files are in the way with another size than in {scan.root}, the first "
+            f"{target(torn[0])}: remove them, or choose another --out."
+        )
+    refuse_a_small_disk(out, int(scan.length[places].sum()), "free some, or choose another --out")
+    if not places and not (folder / PREPARING).exists():
+        return 0
+    for name in scan.classes:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    with _take(folder, scan):
+        in_threads(write, len(places), workers, desc=scan.split)
+        os.sync()  # once for all, where a million files synced one by one would take hours on a disk that turns
+        (folder / PREPARING).unlink()
+    return len(places)
 
 
-def count(scan: Scan) -> Count:
-    """Counts a split's images by class."""
-    per_class = np.bincount(scan.labels, minlength=len(scan.classes))
-    return Count(
-        split=scan.split,
-        classes=int((per_class > 0).sum()),
-        images=len(scan),
-        fewest=int(per_class.min(initial=len(scan))),
-        most=int(per_class.max(initial=0)),
-        empty=tuple(name for name, found in zip(scan.classes, per_class, strict=True) if not found),
-    )
-
-
-def check_md5(folder: Path) -> list[str]:
-    """Checks the official archives that are in a folder, a line each.
+def _take(folder: Path, scan: Scan) -> TextIO:
+    """Marks the folder as begun, with the scan's fingerprint, and holds it.
 
     Raises:
-        InputError: for the first whose MD5 is another, or where there is none.
+        InputError: where another process holds it, or another source's preparation was begun there.
     """
-    found = [folder / name for name in MD5 if (folder / name).is_file()]
-    if not found:
-        raise InputError(f"{folder} holds none of {', '.join(MD5)}: name the folder of the archives.")
-    lines = []
-    for path in found:
-        digest = hashlib.md5(usedforsecurity=False)
-        with (
-            path.open("rb") as file,
-            tqdm(
-                total=path.stat().st_size, unit="B", unit_scale=True, desc=path.name, disable=not sys.stderr.isatty()
-            ) as bar,
-        ):
-            while block := file.read(1 << 22):
-                digest.update(block)
-                bar.update(len(block))
-        if digest.hexdigest() != MD5[path.name]:
-            raise InputError(
-                f"{path} has the MD5 {digest.hexdigest()} where {MD5[path.name]} is official: download it again."
-            )
-        lines.append(f"{path.name}: MD5 as published")
-    return lines
+    try:
+        marker = take_lock(folder / PREPARING)
+    except BlockingIOError as error:
+        raise InputError(f"another process is preparing {folder}: wait for it, or end it first.") from error
+    begun = _begun(folder)
+    if begun and begun != scan.fingerprint:
+        marker.close()
+        raise InputError(
+            f"{folder} holds the beginning of another data set: finish that one with its own --data_dir, or choose "
+            "another --out."
+        )
+    if not begun:
+        marker.write(scan.fingerprint)
+        marker.flush()
+        os.fsync(marker.fileno())
+    return marker
+
+
+def _begun(folder: Path) -> str:
+    """The fingerprint of the scan that the folder was begun with; empty where it was not."""
+    try:
+        return (folder / PREPARING).read_text()
+    except FileNotFoundError:
+        return ""

@@ -22,7 +22,7 @@ def describe(folder: Path) -> str:
     manifest = read_manifest(folder)
     values = manifest.values
     lines = [
-        f"{folder}: {len(manifest.classes)} classes, from {values['source']}, images {values['images']}, "
+        f"{folder}: {len(manifest.classes)} classes, images {values['images']}, "
         f"EXIF orientation {values['exif']}, seed {values['seed']}"
     ]
     for name, split in manifest.splits.items():
@@ -34,7 +34,7 @@ def describe(folder: Path) -> str:
         lines += [
             "",
             f"{name}: {split.samples:,} images, {entry['bytes'] / 1e9:,.2f} GB, {fewest} to {most} a class, {files}",
-            f"  {len(entry['repaired'])} repaired, {entry['quarantined']} quarantined",
+            f"  from {entry['source']}, {len(entry['repaired'])} repaired, {entry['quarantined']} quarantined",
             "  shorter side in pixels",
             *_histogram(np.minimum(rows["height"], rows["width"])),
         ]

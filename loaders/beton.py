@@ -22,10 +22,10 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from loaders.errors import InputError
+from loaders.errors import InputError, SampleError
 from loaders.manifest import NAME, Manifest, check_size, open_index
 from loaders.mapped import MappedFile
-from loaders.shards import check_labels, index_fingerprint
+from loaders.shards import check_labels, index_fingerprint, verify_checksum
 from loaders.subset import Subset, open_named
 from loaders.types import check_sample
 
@@ -116,8 +116,13 @@ class BetonStore:
         starts = self._images["offset"][ids].astype(np.int64)
         self._file.will_need(starts, starts + self._lengths[ids].astype(np.int64))
 
+    def offset(self, sample: int) -> int:
+        """Where the image's bytes begin in the file."""
+        check_sample(sample, len(self))
+        return int(self._images["offset"][sample])
+
     def _bytes(self, sample: int) -> memoryview:
-        start = int(self._images["offset"][sample])
+        start = self.offset(sample)
         return self._file.view[start : start + int(self._lengths[sample])]
 
 
@@ -149,6 +154,15 @@ class ConvertedBetonStore(BetonStore):
     def fingerprint(self) -> str:
         """SHA-256 of the classes and the index, as that of the shards of the same conversion."""
         return index_fingerprint(self.classes, self._rows)
+
+    def verify(self, sample: int) -> None:
+        """Raises SampleError where a JPEG's CRC-32, or the size of raw pixels, is not the index's."""
+        data, row = self.read(sample), self._rows[sample]
+        if not isinstance(data, np.ndarray):
+            verify_checksum(data, row, self.key(sample))
+        elif data.shape[:2] != (row["height"], row["width"]):
+            found, expected = f"{data.shape[0]}x{data.shape[1]}", f"{row['height']}x{row['width']}"
+            raise SampleError(self.key(sample), f"it is {found} where the index says {expected}")
 
 
 def open_beton(path: Path, classes: Sequence[str] | None = None) -> BetonStore:

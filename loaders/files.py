@@ -46,16 +46,20 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
     _sync_folder(target.parent)
 
 
-def take_lock(path: Path) -> TextIO:
+def take_lock(path: Path, *, wait: bool = False) -> TextIO:
     """An open file that no other process can take until it is closed or this process has ended, however it ends.
 
+    Args:
+        path: the file, which is made where it is missing.
+        wait: until it is free.
+
     Raises:
-        BlockingIOError: another one holds it.
+        BlockingIOError: another one holds it, and `wait` is false.
         OSError: the file cannot be made.
     """
     file = path.open("a")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BaseException:
         file.close()
         raise

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from loaders.errors import InputError
 
-FORMAT = 1
+FORMAT = 2
 NAME = "manifest.json"
 
 INDEX_DTYPE = np.dtype(

@@ -75,11 +75,14 @@ class ShardStore:
             name = None
         return f"{path.name}:{name or f'byte {offset}'}"
 
+    def offset(self, sample: int) -> int:
+        """Where the image's bytes begin in its shard."""
+        check_sample(sample, len(self))
+        return int(self._rows[sample]["offset"])
+
     def verify(self, sample: int) -> None:
         """Raises SampleError where the image's CRC-32 is not the index's."""
-        found, expected = zlib.crc32(self.read(sample)), int(self._rows[sample]["checksum"])
-        if found != expected:
-            raise SampleError(self.key(sample), f"its CRC-32 is {found:08x} where the index says {expected:08x}")
+        verify_checksum(self.read(sample), self._rows[sample], self.key(sample))
 
     def hint(self, samples: Sequence[int]) -> None:
         """Asks the system to read the samples' pages ahead."""
@@ -118,6 +121,13 @@ def index_fingerprint(classes: Sequence[str], rows: npt.NDArray[np.void]) -> str
     digest = hashlib.sha256(json.dumps(list(classes)).encode())
     digest.update(np.ascontiguousarray(rows).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def verify_checksum(data: bytes | memoryview, row: np.void, key: str) -> None:
+    """Raises SampleError, which names the key, where the CRC-32 of the bytes is not that of the index's row."""
+    found, expected = zlib.crc32(data), int(row["checksum"])
+    if found != expected:
+        raise SampleError(key, f"its CRC-32 is {found:08x} where the index says {expected:08x}")
 
 
 def check_labels(file: Path, labels: npt.NDArray[np.integer], classes: Sequence[str]) -> None:

@@ -22,6 +22,7 @@ from loaders.errors import InputError, SampleError
 from loaders.types import check_sample
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
+PREPARING = ".preparing"  # in a split's folder whose images are not all there yet
 
 
 class TreeStore:
@@ -120,6 +121,8 @@ def _open_folders(path: Path, split: str) -> TreeStore:
     folder = path / split
     if not folder.is_dir():
         raise InputError(f"{path} has no folder {split}/: it must hold {split}/<class>/<image>.")
+    if (folder / PREPARING).exists():
+        raise InputError(f"{folder} is not whole: start twistnet convert prepare again, which goes on where it ended.")
     found = _class_folders(folder)
     if not found:
         raise InputError(

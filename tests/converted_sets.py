@@ -106,7 +106,7 @@ def write_manifest(
         file = folder / f"{name}.ids.npy"
         np.save(file, np.array(ids, dtype=np.int64))
         listed[name] = {"split": split, "ids": entry(file)}
-    values = {"format": 1, "classes": list(classes), "splits": splits, "subsets": listed}
+    values = {"format": 2, "classes": list(classes), "splits": splits, "subsets": listed}
     (folder / "manifest.json").write_text(json.dumps(values))
     return folder
 

@@ -13,9 +13,10 @@ import torch
 
 from bench import conversion as bench_conversion
 from bench import gpu as bench_gpu
+from bench import index as bench_index
 from bench import rows
 from bench.timing import Rate, measure
-from loaders import InputError
+from loaders import InputError, open_store
 from loaders.augment import Augment
 from twistnet.recipe import named
 
@@ -75,6 +76,15 @@ def test_rates_of_every_stage_can_be_measured(tree: Path) -> None:
     ):
         assert len(rates) == 2
         assert all(rate.median > 0 for rate in rates.values())
+
+
+def test_opening_is_measured_on_what_all_readers_can_open(tmp_path: Path) -> None:
+    reader = pytest.importorskip("ffcv.reader", reason="needs FFCV", exc_type=ImportError)
+    rates = bench_index.index_rates(tmp_path, 1234, 1)
+    assert list(rates) == ["shards store", "beton store", "FFCV Reader"]
+    assert all(rate.median > 0 for rate in rates.values())
+    assert reader.Reader(str(tmp_path / "train.beton")).num_samples == 1234
+    assert len(open_store(tmp_path / "shards", "train")) == len(open_store(tmp_path / "train.beton", "train")) == 1234
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a card")

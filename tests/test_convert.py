@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,11 @@ def test_every_layout_gives_the_same_set(
     layout: str, sources: dict[str, Path], converted: Path, tmp_path: Path
 ) -> None:
     other = convert(sources[layout], tmp_path / "set")
-    assert manifest_of(other) | {"source": ""} == manifest_of(converted) | {"source": ""}
-    assert manifest_of(other)["source"] == layout
+    found, expected = manifest_of(other), manifest_of(converted)
+    for split in ("train", "val"):
+        assert found["splits"][split].pop("source") == layout
+        assert expected["splits"][split].pop("source") == "archives"
+    assert found == expected
     for path in converted.iterdir():
         if path.name != "manifest.json":
             assert (other / path.name).read_bytes() == path.read_bytes(), path.name
@@ -244,48 +247,36 @@ def test_dtd_keeps_its_folds(tree: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert json.loads(Path("runs/one/result.json").read_text())["test_samples"] == 15
 
 
-@pytest.mark.parametrize("layout", sorted(ilsvrc.LAYOUTS))
-def test_prepare_gives_the_guides_tree(layout: str, sources: dict[str, Path], tmp_path: Path) -> None:
-    out = tmp_path / "tree"
-    command = ["convert", "prepare", f"--data_dir={sources[layout]}", f"--out={out}"]
-    assert main(command) == 0
-    for split in ("train", "val"):
-        found = {f"{path.parent.name}/{path.stem}": path.read_bytes() for path in (out / split).rglob("*.JPEG")}
-        assert found == DATA.images(split)
-    torn = next((out / "val").rglob("*.JPEG"))
-    torn.unlink()
-    torn.with_name(f".{torn.name}.part").write_bytes(b"half")
-    kept = {path: path.stat().st_mtime_ns for path in out.rglob("*.JPEG")}
-    assert main(command) == 0
-    assert torn.exists()
-    assert not list(out.rglob(".*"))
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept
-
-
-def test_count_says_what_is_there(
-    sources: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_set_within_its_source_is_no_source(
+    sources: dict[str, Path], converted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    count: Callable[..., int] = lambda *flags: main(["convert", "count", f"--data_dir={sources['archives']}", *flags])  # noqa: E731
-    assert count() == 1
-    printed = capsys.readouterr().out
-    assert "train: 45 images of 5 classes, 9 to 9 a class, not ImageNet's" in printed
-    assert "val: 20 images of 5 classes, 4 to 4 a class, not ImageNet's" in printed
-    monkeypatch.setattr("convert.preparing.EXPECTED", {"train": 45, "val": 20})
-    monkeypatch.setattr("convert.preparing.NUM_CLASSES", 5)
-    assert count() == 1, "not the numbers of a class"
-    monkeypatch.setattr("convert.preparing.PER_CLASS", {"train": (9, 9), "val": (4, 4)})
-    capsys.readouterr()
-    assert count() == 0
-    assert "val: 20 images of 5 classes, 4 to 4 a class, ImageNet's number" in capsys.readouterr().out
-    assert count("--md5") == 1
-    assert "download it again" in capsys.readouterr().err
+    """Neither begun, as for the second split or after a kill, nor whole."""
+    root = Path(shutil.copytree(sources["tree"], tmp_path / "imagenet"))
+    for flags in (["--part=1/3"], [], []):
+        convert(root, root / "converted", *flags)
+    assert "val is converted already: 3 shards" in capsys.readouterr().out
+    expected = manifest_of(converted)["splits"]["train"]["shards"]
+    assert manifest_of(root / "converted")["splits"]["train"]["shards"] == expected
+
+
+def test_a_set_converted_again_keeps_its_classes(converted: Path, tmp_path: Path) -> None:
+    again = convert(converted, tmp_path / "again", "--images=short_side=32")
+    for split in ("train", "val"):
+        before, after = (open_store(folder, split) for folder in (converted, again))
+        assert after.classes == before.classes == CLASSES
+        labels = [
+            {store.key(place).rpartition(":")[2]: int(store.labels[place]) for place in range(len(store))}
+            for store in (before, after)
+        ]
+        assert labels[0] == labels[1]
 
 
 def test_show_and_check_of_a_whole_set(converted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["convert", "show", f"--data_dir={converted}", f"--pictures={tmp_path / 'pictures'}"]) == 0
     printed = capsys.readouterr().out
-    assert "5 classes, from archives, images original" in printed
+    assert "5 classes, images original" in printed
     assert "train: 45 images" in printed
+    assert "from archives, 0 repaired, 0 quarantined" in printed
     for name in ("sides", "train", "val"):
         with Image.open(tmp_path / "pictures" / f"{name}.png") as picture:
             assert min(picture.size) > 100

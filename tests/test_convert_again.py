@@ -1,20 +1,23 @@
-"""A conversion started again or in parts, the check of what it left, and values that it cannot take."""
+"""A conversion started again or in parts, beside others, and values that it cannot take."""
 
 from __future__ import annotations
 
-import os
+import fcntl
+import json
 import re
 import shutil
-import tarfile
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-from conftest import write_tree
-from conversions import Capture, convert, digests, flip, names, sentence, times, webdataset_tar
+from conversions import Capture, convert, digests, names, sentence, times, webdataset_tar
 
-from loaders.files import take_lock
+from loaders import open_store
 from twistnet.__main__ import main
 
 pytest_plugins = ("conversions",)
@@ -38,6 +41,7 @@ def test_again_when_all_is_done(images: Path, whole: Path, capsys: Capture) -> N
         (["--quality=80"], ["quality", "90", "80"]),
         (["--formats=beton"], ["formats", "shards", "beton (mode jpg"]),
         (["--formats=shards,beton", "--beton=raw"], ["formats", "shards", "shards,beton (mode raw"]),
+        (["--min_shards=4"], ["3 shards, fewer than 4"]),
     ],
 )
 def test_a_finished_set_of_other_settings(
@@ -130,94 +134,6 @@ def test_a_part_needs_room_for_itself_alone(
     assert convert(images, tmp_path / "out", "--part=2/3") == 0
 
 
-# The check
-
-
-def checked(folder: Path, *flags: str) -> int:
-    return main(["convert", "check", f"--data_dir={folder}", "--workers=2", *flags])
-
-
-def copied(whole: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(whole, tmp_path / "set"))
-
-
-def test_check_finds_a_whole_set_whole(whole: Path, capsys: Capture) -> None:
-    assert checked(whole) == 0
-    assert checked(whole, "--full") == 0
-    assert "30 samples" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("suffix", ["tar", "idx", "index.npy"])
-@pytest.mark.parametrize("change", ["cut", "missing"])
-def test_check_finds_files_cut_or_missing(
-    suffix: str, change: str, whole: Path, tmp_path: Path, capsys: Capture
-) -> None:
-    out = copied(whole, tmp_path)
-    path = sorted(out.glob(f"*.{suffix}"))[-1]
-    if change == "cut":
-        os.truncate(path, path.stat().st_size - 1)
-    else:
-        path.unlink()
-    assert checked(out) == 1
-    assert str(path) in sentence(capsys)
-
-
-def test_check_finds_a_flipped_byte(whole: Path, tmp_path: Path, capsys: Capture) -> None:
-    """Of two damaged images the first is named, by key, shard and offset."""
-    out = copied(whole, tmp_path)
-    shards = sorted(out.glob("*.tar"))
-    places = []
-    for shard, image in ((shards[2], 0), (shards[1], 4), (shards[1], 5)):
-        with tarfile.open(shard) as tar:
-            member = [member for member in tar if member.name.endswith(".jpg")][image]
-        places.append(member)
-        flip(shard, member.offset_data + member.size // 2)
-    assert checked(out) == 0  # sizes and structure alone
-    assert checked(out, "--full") == 1
-    said = sentence(capsys)
-    assert f"{shards[1].name}:{places[1].name}" in said
-    assert f"{places[1].offset_data:,}" in said
-    assert "CRC-32" in said
-
-
-@pytest.mark.parametrize("name", ["val-000001.idx", "val-000001.tar", "val.index.npy"])
-def test_check_finds_other_flipped_bytes(name: str, whole: Path, tmp_path: Path, capsys: Capture) -> None:
-    """Outside of the images: in DALI's index, a tar's last block, a label of the index."""
-    out = copied(whole, tmp_path)
-    if name == "val.index.npy":
-        rows = np.load(out / name)
-        rows["label"][3] = (rows["label"][3] + 1) % 3
-        np.save(out / name, rows)
-    else:
-        flip(out / name, (out / name).stat().st_size - 1)
-    assert checked(out) == 0
-    assert checked(out, "--full") == 1
-    said = sentence(capsys)
-    assert str(out / name) in said
-    assert "SHA-256" in said
-
-
-@pytest.mark.parametrize(
-    ("column", "value", "full"),
-    [
-        ("offset", 1 << 40, False),
-        ("shard", 3, False),
-        ("label", 3, False),
-        ("offset", 512 * 3, True),
-        ("height", 7, True),
-    ],
-)
-def test_check_finds_a_wrong_index(
-    column: str, value: int, full: bool, whole: Path, tmp_path: Path, capsys: Capture
-) -> None:
-    out = copied(whole, tmp_path)
-    rows = np.load(out / "val.index.npy")
-    rows[column][17] = value
-    np.save(out / "val.index.npy", rows)
-    assert checked(out, *(["--full"] if full else [])) == 1
-    assert "sample 17" in sentence(capsys)
-
-
 # Values
 
 
@@ -243,27 +159,15 @@ def test_check_finds_a_wrong_index(
         ("--formats=beton --proportion=2", "proportion 2.0 is impossible"),
         ("--seed=-1", "seed -1 is out of range"),
         ("--splits=test", "no split 'test'"),
+        ("--out={images}", "is the data set's own folder: name another"),
     ],
 )
 def test_values_out_of_range(flag: str, named: str, images: Path, tmp_path: Path, capsys: Capture) -> None:
-    assert main(["convert", f"--data_dir={images}", f"--out={tmp_path / 'out'}", *flag.split()]) == 1
+    flags = flag.format(images=images).split()
+    out = [] if flag.startswith("--out") else [f"--out={tmp_path / 'out'}"]
+    assert main(["convert", f"--data_dir={images}", *out, *flags]) == 1
     assert named in sentence(capsys)
     assert names(tmp_path) == set()
-
-
-def test_prepare_makes_class_folders_of_any_source(tmp_path: Path) -> None:
-    """Of keys without a folder, with another one, and with folders within the class."""
-    tar = webdataset_tar(tmp_path / "source" / "train-0.tar", "x/a.jpg", "x/a.cls")
-    nested = write_tree(tmp_path / "tree", {"train": 2})
-    (nested / "train" / "cat" / "sub").mkdir()
-    (nested / "train" / "cat" / "cat_0.JPEG").rename(nested / "train" / "cat" / "sub" / "cat_0.JPEG")
-    for source, expected in (
-        (tar.parent, {"train/0/good.JPEG", "train/0/x/a.JPEG"}),
-        (nested, {str(path.relative_to(nested)) for path in nested.rglob("*.JPEG")}),
-    ):
-        out = tmp_path / f"{source.name}-prepared"
-        assert main(["convert", "prepare", f"--data_dir={source}", f"--out={out}"]) == 0
-        assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == expected
 
 
 @pytest.mark.parametrize("command", ["check", "prepare"])
@@ -280,17 +184,70 @@ def test_a_folder_that_is_no_set(command: str, tmp_path: Path, capsys: Capture) 
     assert re.search(r"(holds no parts|does not exist)", sentence(capsys))
 
 
-def test_a_part_that_another_process_writes(images: Path, tmp_path: Path, capsys: Capture) -> None:
+HOLD = """
+import fcntl, sys
+file = open(sys.argv[1], "ab")
+for place in sys.argv[2:]:
+    fcntl.lockf(file, fcntl.LOCK_EX, 1, int(place))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def writing(out: Path, *shards: int) -> Iterator[None]:
+    """Another process that holds these shards."""
+    command = [sys.executable, "-c", HOLD, str(out / ".val.unfinished" / ".lock"), *map(str, shards)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        yield
+        process.communicate()
+
+
+def test_a_shard_that_another_process_writes(images: Path, whole: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Whichever division of the work the two processes follow."""
     out = tmp_path / "out"
     assert convert(images, out, "--part=1/3") == 0
-    lock = take_lock(out / ".val.unfinished" / "2-of-3.lock")
-    capsys.readouterr()
-    assert convert(images, out, "--part=2/3") == 1
-    assert sentence(capsys) == f"error: another process is writing val to {out}: wait for it, or end it first."
-    assert convert(images, out, "--part=3/3") == 0
-    lock.close()
-    assert convert(images, out, "--part=2/3") == 0
+    with writing(out, 1):
+        for part in ("2/3", "2/2", "1/1"):
+            capsys.readouterr()
+            assert convert(images, out, f"--part={part}") == 1, part
+            said = sentence(capsys)
+            assert said == f"error: another process is writing the same shards to {out}: wait for it, or end it first."
+        assert convert(images, out) == 1
+        assert main(["convert", "merge", f"--out={out}"]) == 1
+        assert convert(images, out, "--part=1/2") == 0
+    assert convert(images, out, "--part=2/2") == 0
+    with writing(out, 2):
+        assert main(["convert", "merge", f"--out={out}"]) == 1
     assert main(["convert", "merge", f"--out={out}"]) == 0
+    assert digests(out) == digests(whole)
+
+
+def test_two_splits_that_are_finished_at_once(images: Path, whole: Path, tmp_path: Path) -> None:
+    """The manifest that was written while this one waited is added to, not overwritten."""
+    out = Path(shutil.copytree(whole, tmp_path / "set"))
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "train").symlink_to(images / "val")
+    manifest = (out / "manifest.json").read_bytes()
+    (out / "manifest.json").unlink()
+    lock = (out / ".lock").open("a")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    command = [sys.executable, "-m", "twistnet", "convert", f"--data_dir={tmp_path / 'tree'}", f"--out={out}"]
+    with subprocess.Popen([*command, "--min_shards=3", "--workers=1"], stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not (out / ".train.unfinished" / "train-000002.json").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(2)
+        (out / "manifest.json").write_bytes(manifest)
+        lock.close()
+        assert process.wait(60) == 0
+    assert list(json.loads((out / "manifest.json").read_text())["splits"]) == ["train", "val"]
+    assert not [path for path in names(out) if path.startswith(".")]
+    assert len(open_store(out, "val")) == len(open_store(out, "train")) == 30
 
 
 def test_parts_of_other_settings_are_not_joined(images: Path, tmp_path: Path, capsys: Capture) -> None:

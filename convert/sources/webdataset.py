@@ -13,10 +13,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from convert.plan import unfinished_splits
 from convert.scan import Scan
-from convert.sources.listing import Row, in_order, lines, make_scan
+from convert.sources.listing import Row, folders, in_order, lines, make_scan
 from convert.tar_members import Member, tar_members
 from loaders.errors import InputError
+from loaders.manifest import is_converted, read_manifest
 
 _IMAGES = frozenset(("jpg", "jpeg", "png"))
 _SPLIT = re.compile(r"(?<![a-z])(train|training|validation|valid|val|test)(?![a-z])")
@@ -51,7 +53,7 @@ def splits(path: Path, _devkit: Path | None) -> tuple[str, ...]:
 
 
 def scan(path: Path, split: str, _devkit: Path | None, why: str) -> Scan:
-    """The samples of the split's tars. Classes are named by _info.json or classes.txt, else by their numbers.
+    """The samples of the split's tars. _info.json, a manifest or classes.txt names the classes, else their numbers do.
 
     Raises:
         InputError: where an image has no label or two, or a label no name.
@@ -84,8 +86,14 @@ def scan(path: Path, split: str, _devkit: Path | None, why: str) -> Scan:
 
 
 def _tars(path: Path) -> list[str]:
-    """The tars in the folder and in folders of it, which may be named after the splits."""
-    return sorted(str(tar.relative_to(path)) for tar in (*path.glob("*.tar"), *path.glob("*/*.tar")) if tar.is_file())
+    """The tars in the folder and in folders of it, which may be named after the splits.
+
+    Those of converted sets in such a folder are none of this source, whole or begun.
+    """
+    below = [path / name for name in folders(path)]
+    inside = [folder for folder in below if not is_converted(folder) and not unfinished_splits(folder)]
+    tars = (tar for folder in (path, *inside) for tar in folder.glob("*.tar") if tar.is_file())
+    return sorted(str(tar.relative_to(path)) for tar in tars)
 
 
 def _split_of(path: Path, name: str) -> str:
@@ -144,6 +152,8 @@ def _class_names(path: Path) -> list[str] | None:
         names = values.get("classes") or values.get("class_names") if isinstance(values, dict) else None
         if names:  # timm's own names files and counts only
             return _distinct(info, [str(name) for name in names])
+    if is_converted(path):
+        return list(read_manifest(path).classes)
     listing = path / _CLASSES
     return _distinct(listing, lines(listing)) if listing.is_file() else None
 

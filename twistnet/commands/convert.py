@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
-from convert import checking, finishing, preparing, showing
+from convert import checking, counting, finishing, preparing, showing
 from convert.beton_policy import BetonPolicy
 from convert.converting import Conversion, convert_split
 from convert.images import ImagePolicy
@@ -61,6 +62,8 @@ def convert(
     unknown = [name for name in formats if name not in ("shards", "beton")]
     if unknown or not formats:
         raise InputError(f"format {', '.join(unknown) or 'none'} is unknown: write shards, beton or shards,beton.")
+    if _same(data_dir, out):
+        raise InputError(f"--out {out} is the data set's own folder: name another, as {out / 'converted'}.")
     if shard_size > 1000:
         raise InputError(f"shard_size {shard_size:g} GB is too large: take at most 1000.")
     conversion = Conversion(
@@ -75,13 +78,16 @@ def convert(
         max_bad=max_bad,
         part=_part(part),
     )
-    for name in splits or splits_of(data_dir, source, devkit):
+
+    def convert_one(name: str) -> None:
         entry = convert_split(find_source(data_dir, name, source, devkit, report=print), conversion, print)
         if entry:
             print(
                 f"{name}: {entry['samples']:,} images converted, {len(entry['repaired'])} repaired, "
                 f"{entry['quarantined']} quarantined; {out}"
             )
+
+    _for_all(splits or splits_of(data_dir, source, devkit), convert_one)
 
 
 def prepare(
@@ -105,8 +111,9 @@ def prepare(
         splits: which ones; all that are there unless given.
         workers: threads; the usable cores unless given.
     """
-    for name in splits or splits_of(data_dir, source, devkit):
-        scan = find_source(data_dir, name, source, devkit, report=print)
+    kind = preparing.kind_of(data_dir, out, source)
+    for name in splits or splits_of(data_dir, kind, devkit):
+        scan = find_source(data_dir, name, kind, devkit, report=print)
         written = preparing.prepare(scan, out, usable_cores() if workers is None else workers)
         print(f"{name}: {len(scan):,} images in {out / name}, {written:,} of them written now.")
 
@@ -122,7 +129,7 @@ def count(*, data_dir: Path, source: Source = "auto", devkit: Path | None = None
     """
     complete = True
     for name in splits_of(data_dir, source, devkit):
-        found = preparing.count(find_source(data_dir, name, source, devkit, report=print))
+        found = counting.count(find_source(data_dir, name, source, devkit, report=print))
         verdict = (
             "" if found.is_imagenet is None else ", ImageNet's number" if found.is_imagenet else ", not ImageNet's"
         )
@@ -134,7 +141,7 @@ def count(*, data_dir: Path, source: Source = "auto", devkit: Path | None = None
         if found.empty:
             print(f"  no images of {', '.join(found.empty[:5])}{' and others' if len(found.empty) > 5 else ''}")
     if md5:
-        print("\n".join(preparing.check_md5(data_dir)))
+        print("\n".join(counting.check_md5(data_dir)))
     return 0 if complete else 1
 
 
@@ -148,9 +155,12 @@ def merge(*, out: Path, max_bad: float = 0.001) -> None:
     splits = unfinished_splits(out)
     if not splits:
         raise InputError(f"{out} holds no parts: name the --out of twistnet convert --part.")
-    for split in splits:
-        entry = finishing.finish(out, split, max_bad=max_bad)
+
+    def merge_one(split: str) -> None:
+        entry = finishing.merge(out, split, max_bad=max_bad)
         print(f"{split}: {entry['samples']:,} images in {len(entry['shards'])} shards; {out}")
+
+    _for_all(splits, merge_one)
 
 
 def check(*, data_dir: Path, full: bool = False, workers: int | None = None) -> None:
@@ -179,6 +189,22 @@ def show(*, data_dir: Path, pictures: Path | None = None, seed: int = 0) -> None
         print(showing.draw_sides(data_dir, pictures / "sides.png"))
         for split in showing.splits(data_dir):
             print(showing.draw_samples(data_dir, split, pictures / f"{split}.png", seed))
+
+
+def _for_all(splits: Iterable[str], work: Callable[[str], None]) -> None:
+    """Works on every split; one with too many bad images is no reason to leave the others undone."""
+    bad = []
+    for name in splits:
+        try:
+            work(name)
+        except finishing.TooManyBad as error:
+            bad.append(f"{error}")
+    if bad:
+        raise InputError(" ".join(bad))
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.samefile(other)
 
 
 def _part(text: str | None) -> tuple[int, int] | None:
