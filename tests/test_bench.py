@@ -18,6 +18,7 @@ from bench import rows
 from bench.timing import Rate, measure
 from loaders import InputError, open_store
 from loaders.augment import Augment
+from twistnet import environment
 from twistnet.recipe import named
 
 CPU = torch.device("cpu")
@@ -48,6 +49,28 @@ def test_rows_are_appended_with_what_they_were_measured_on(tmp_path: Path, monke
     assert [row["what"] for row in found] == ["ours", "peer"] * 2
     assert found[0]["ratio"] == "1.5"
     assert f"torch={torch.__version__.partition('+')[0]}" in found[0]["versions"]
+
+
+def test_rows_do_not_make_the_commit_of_the_next_rows_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=tmp_path, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    monkeypatch.setattr(environment, "_CHECKOUT", tmp_path)
+    assert environment.commit() is None
+    (tmp_path / "bench" / "results").mkdir(parents=True)
+    files = tmp_path / "bench" / "results" / "x.csv", tmp_path / "code.py"
+    for file in files:
+        file.write_text("one\n")
+    git("init", "--quiet")
+    git("add", ".")
+    git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--message=one")
+    clean = git("rev-parse", "HEAD")[:12]
+    assert environment.commit() == clean
+    files[0].write_text("two\n")
+    assert environment.commit() == clean
+    files[1].write_text("two\n")
+    assert environment.commit() == f"{clean}-dirty"
 
 
 def test_checks_pass_where_nothing_is_wrong(tree: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 from launch.version import VERSION
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "ffcv", "nvidia-dali-cuda130", "triton")
+_CHECKOUT = Path(__file__).resolve().parent.parent
 
 
 def describe(device: torch.device) -> dict[str, Any]:
@@ -36,21 +37,22 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit of this checkout, with "-dirty" where files differ from it; None outside a checkout."""
-    here = Path(__file__).resolve().parent.parent
-    if not (here / ".git").exists():  # installed: another repository may lie around the environment
+    """The commit of this checkout, with "-dirty" where files differ from it; None outside a checkout.
+
+    Rows of results are not looked at: the first that a bench adds must not make the next one's checkout another.
+    """
+    if not (_CHECKOUT / ".git").exists():  # installed: another repository may lie around the environment
         return None
     try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--match="],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
+        found = _git("rev-parse", "--short=12", "HEAD").stdout.strip()
+        changed = found and _git("diff", "--quiet", "HEAD", "--", ".", ":(exclude)bench/results").returncode
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return found.stdout.strip() or None
+    return f"{found}-dirty" if changed else found or None
+
+
+def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", *arguments], cwd=_CHECKOUT, capture_output=True, text=True, timeout=10)
 
 
 def _version(package: str) -> str | None:
