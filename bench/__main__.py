@@ -10,6 +10,7 @@ from twistnet.commands import Command
 COMMANDS = {
     "gpu": Command("bench.gpu:gpu", "Check and measure all that wants a CUDA card"),
     "conversion": Command("bench.conversion:conversion", "Measure conversion beside tarfile and FFCV"),
+    "loaders": Command("bench.loaders:loaders", "Measure whole loaders, ours beside FFCV's, DALI's and torchvision's"),
     "index": Command("bench.index:index", "Measure how fast a set of ImageNet's size opens, beside FFCV's reader"),
 }
 

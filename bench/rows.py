@@ -16,7 +16,13 @@ from twistnet import environment
 RESULTS = Path(__file__).parent / "results"
 
 
-def append_rates(name: str, rates: Mapping[str, Rate], options: Mapping[str, Any], device: torch.device) -> Path:
+def append_rates(
+    name: str,
+    rates: Mapping[str, Rate],
+    options: Mapping[str, Any],
+    device: torch.device,
+    extra: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Path:
     """Adds one row for each thing that was measured together; `ratio` is to the last of them, the reference.
 
     Args:
@@ -24,6 +30,7 @@ def append_rates(name: str, rates: Mapping[str, Rate], options: Mapping[str, Any
         rates: as `bench.timing.measure` returns them.
         options: what else was chosen: batch, size, precision, ...
         device: what was measured on.
+        extra: further columns of each row, the same for all.
     """
     about = environment.describe(device)
     reference = list(rates.values())[-1].median
@@ -40,6 +47,7 @@ def append_rates(name: str, rates: Mapping[str, Rate], options: Mapping[str, Any
             "high": round(rate.high, 1),
             "n": rate.n,
             "ratio": round(rate.median / reference, 3),
+            **(extra[what] if extra else {}),
             "options": " ".join(f"{key}={value}" for key, value in options.items()),
             "versions": " ".join(f"{key}={value}" for key, value in about["packages"].items()),
         }

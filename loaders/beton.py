@@ -22,12 +22,13 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from loaders.encodings import Encodings
 from loaders.errors import InputError, SampleError
 from loaders.manifest import NAME, Manifest, check_size, open_index
 from loaders.mapped import MappedFile
 from loaders.shards import check_labels, index_fingerprint, verify_checksum
 from loaders.subset import Subset, open_named
-from loaders.types import check_sample
+from loaders.types import check_sample, check_samples
 
 FORMAT = 2
 HEADER = np.dtype([("format", "<u2"), ("fields", "<u2"), ("page", "<u4"), ("samples", "<u8"), ("table", "<u8")])
@@ -103,6 +104,17 @@ class BetonStore:
         data = self._bytes(sample)
         return data if mode == JPEG else np.frombuffer(data, np.uint8).reshape(height, width, 3)
 
+    def locate(self, samples: npt.NDArray[np.int64]) -> Encodings:
+        """Where the images are, in the file's map."""
+        check_samples(samples, len(self))
+        images = self._images[samples]
+        shapes = np.stack([images["height"], images["width"]], axis=1).astype(np.int64)
+        shapes[images["mode"] == JPEG] = 0
+        addresses = images["offset"] + np.uint64(self._file.address)
+        return Encodings(
+            lambda place: self.read(int(samples[place])), self._file, addresses, self._lengths[samples], shapes
+        )
+
     def key(self, sample: int) -> str:
         """File and sample, "train.beton[17]": a beton keeps no names."""
         check_sample(sample, len(self))
@@ -111,8 +123,7 @@ class BetonStore:
     def hint(self, samples: Sequence[int]) -> None:
         """Asks the system to read the samples' pages ahead."""
         ids = np.asarray(samples, dtype=np.int64)
-        for end in (ids.min(), ids.max()) if len(ids) else ():
-            check_sample(int(end), len(self))
+        check_samples(ids, len(self))
         starts = self._images["offset"][ids].astype(np.int64)
         self._file.will_need(starts, starts + self._lengths[ids].astype(np.int64))
 

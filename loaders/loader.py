@@ -1,8 +1,9 @@
 """The loader that every store and decoder runs behind.
 
-    Order.slice(epoch, step) -> ids              this thread ahead of the consumer's
-    Store.read, Decoder.sizes, crop boxes,
-    Decoder.decode -> uint8 (B, size, size, 3)   `num_threads` threads, a few samples a task, `look_ahead` batches
+    Order.slice(epoch, step) -> ids              this thread ahead of the consumer's, `look_ahead` batches
+    Store.read                                   `num_threads` threads
+    Decoder.sizes, crop boxes,
+    Decoder.decode -> uint8 (B, size, size, 3)   two threads, a batch each, and the decoder's own
     upload, augment -> Batch                     the first thread again, on a stream of its own on CUDA
     next()                                       the consumer
 
@@ -31,9 +32,10 @@ from loaders.order import Order
 from loaders.prefetch import Prefetch
 from loaders.stages import StageClock
 from loaders.transfer import Handover, HostBuffers
-from loaders.types import Batch, Decoder, Store
+from loaders.types import Batch, Decoder, Encoded, Store
 
-SAMPLES_PER_TASK = 8
+_READ_AT_ONCE = 16  # samples
+_BATCHES_AT_ONCE = 2  # while one is being prepared in Python, the decoder's threads work on the other
 _CLOSED = "this loader was closed: open a new one."
 _Prefetched: TypeAlias = Prefetch[tuple[Batch, Handover | None]]
 
@@ -44,7 +46,7 @@ class _Decoding(NamedTuple):
     ids: npt.NDArray[np.int64]
     valid: npt.NDArray[np.bool_]
     pixels: Tensor
-    tasks: list[Future[None]]
+    task: Future[None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +105,7 @@ class BatchLoader:
 
     Args:
         plan: what to deliver.
-        num_threads: threads that read and decode.
+        num_threads: threads that read.
         look_ahead: batches that they may be ahead of the consumer.
     """
 
@@ -112,7 +114,8 @@ class BatchLoader:
         self._look_ahead = look_ahead
         self._clock = StageClock()
         self._buffers = HostBuffers(plan.batch_size, plan.size, plan.device)
-        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="twistnet-decode")
+        self._readers = ThreadPoolExecutor(num_threads, thread_name_prefix="twistnet-read")
+        self._batches = ThreadPoolExecutor(_BATCHES_AT_ONCE, thread_name_prefix="twistnet-batch")
         self._stream = _stream(plan.device)
         self._running: list[_Prefetched] = []
         self._closed = False
@@ -151,13 +154,13 @@ class BatchLoader:
             raise InputError(f"batch {start} is outside the epoch: it has {len(self)} batches, from 0.")
         if self._closed:
             raise InputError(_CLOSED)
-        prefetch = Prefetch(lambda stopped: self._batches(epoch, start, stopped), depth=1)
+        prefetch = Prefetch(lambda stopped: self._ahead(epoch, start, stopped), depth=1)
         self._running = [prefetch, *(each for each in self._running if each.running)]
         return _Epoch(prefetch, self._clock)
 
     def seconds(self) -> Mapping[str, float]:
-        """Seconds since the loader was opened: "read" and "decode" summed over threads, "upload" and "augment", and
-        "wait", which the consumer spent in `next()`."""
+        """Seconds since the loader was opened: "read" and "decode", in which two batches may be at once, "upload" and
+        "augment", and "wait", which the consumer spent in `next()`."""
         return self._clock.seconds()
 
     def close(self) -> None:
@@ -165,9 +168,11 @@ class BatchLoader:
         self._closed = True
         for prefetch in self._running:
             prefetch.close(InputError(_CLOSED))
-        self._pool.shutdown(cancel_futures=True)
+        for pool in (self._batches, self._readers):
+            pool.shutdown(cancel_futures=True)
+        self.plan.decoder.close()
 
-    def _batches(self, epoch: int, start: int, stopped: Callable[[], bool]) -> Iterator[tuple[Batch, Handover | None]]:
+    def _ahead(self, epoch: int, start: int, stopped: Callable[[], bool]) -> Iterator[tuple[Batch, Handover | None]]:
         ahead: deque[_Decoding] = deque()
         try:
             for step in range(start, len(self)):
@@ -180,38 +185,37 @@ class BatchLoader:
                 yield self._finish(epoch, ahead.popleft())
         finally:
             for decoding in ahead:
-                for task in decoding.tasks:
-                    task.cancel()
+                decoding.task.cancel()
 
     def _begin(self, epoch: int, step: int) -> _Decoding:
         plan = self.plan
         ids, valid = plan.order.slice(epoch, step, plan.rank, plan.world_size)
         plan.store.hint(ids.tolist())  # `look_ahead` batches before the consumer: time for the disk
         pixels = self._buffers.take()
-        out = pixels.numpy()
-        tasks = [
-            self._pool.submit(self._decode, epoch, ids[first : first + SAMPLES_PER_TASK], out[first:])
-            for first in range(0, len(ids), SAMPLES_PER_TASK)
-        ]
-        return _Decoding(ids, valid, pixels, tasks)
+        return _Decoding(ids, valid, pixels, self._batches.submit(self._decode, epoch, ids, pixels.numpy()))
 
     def _decode(self, epoch: int, ids: npt.NDArray[np.int64], out: npt.NDArray[np.uint8]) -> None:
         plan, seed = self.plan, self.plan.order.seed
         with self._clock.stage("read"):
-            data = [plan.store.read(int(sample)) for sample in ids]
+            data = plan.store.locate(ids) or self._read(ids)
         with self._clock.stage("decode"):
             sizes, failures = plan.decoder.sizes(data)
             if not failures:
                 boxes = plan.crops.boxes(seed, epoch, ids, sizes, train=plan.train)
                 mirrored = draws.flips(seed, epoch, ids, plan.crops.hflip if plan.train else 0.0)
-                failures = plan.decoder.decode(data, boxes, mirrored, out[: len(ids)])
+                failures = plan.decoder.decode(data, boxes, mirrored, out)
         if failures:
             place, reason = min(failures.items())
             raise SampleError(plan.store.key(int(ids[place])), reason)
 
+    def _read(self, ids: npt.NDArray[np.int64]) -> list[Encoded]:
+        def some(first: int) -> list[Encoded]:
+            return [self.plan.store.read(sample) for sample in ids[first : first + _READ_AT_ONCE].tolist()]
+
+        return [encoded for part in self._readers.map(some, range(0, len(ids), _READ_AT_ONCE)) for encoded in part]
+
     def _finish(self, epoch: int, decoding: _Decoding) -> tuple[Batch, Handover | None]:
-        for task in decoding.tasks:
-            task.result()
+        decoding.task.result()
         plan, ids = self.plan, decoding.ids
         augment_draws = plan.augment.draw(plan.order.seed, epoch, ids, plan.size) if plan.augment else None
         labels = torch.from_numpy(plan.store.labels[ids])

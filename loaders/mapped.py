@@ -32,6 +32,11 @@ class MappedFile:
         """Its bytes. Raises OSError or ValueError where it has gone or became shorter."""
         return self._map()[1]
 
+    @property
+    def address(self) -> int:
+        """Where its bytes begin in this process, as long as this object is there. Raises as `view`."""
+        return int(np.frombuffer(self.view, dtype=np.uint8).ctypes.data)
+
     def will_need(self, starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]) -> None:
         """Asks the system to read these ranges of bytes ahead, by whole pages, neighbours in one request."""
         if not len(starts) or not hasattr(mmap, "MADV_WILLNEED"):

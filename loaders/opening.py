@@ -15,6 +15,8 @@ from loaders.crops import CropPolicy
 from loaders.errors import InputError
 from loaders.loader import BatchLoader, Plan
 from loaders.manifest import Manifest, is_converted
+from loaders.native.decoder import NativeDecoder
+from loaders.native.library import why_missing
 from loaders.order import Order
 from loaders.reference import ReferenceDecoder
 from loaders.shards import ShardStore
@@ -22,7 +24,7 @@ from loaders.subset import open_named
 from loaders.tree import open_tree
 from loaders.types import Decoder, Loader, Store
 
-DECODERS = ("reference",)
+DECODERS = ("native", "reference")
 
 
 def open_store(path: str | Path, split: str) -> Store:
@@ -72,7 +74,8 @@ def open_loader(
         batch_size: samples of a batch on this rank.
         train: shuffled order, random resized crops and flips; otherwise the set's order and central crops.
         size: side of the images in pixels.
-        decoder: "auto" or "reference".
+        decoder: "native", "reference", or "auto", which takes the native one where it was built. Both give the same
+            pixels.
         augment: what happens on the device; None gives uint8 (B, size, size, 3), cropped and flipped only.
         device: where the batches end.
         seed: of order and draws, 0 to 2**64 - 1.
@@ -95,8 +98,9 @@ def open_loader(
     threads = _default_threads() if num_threads is None else num_threads
     if threads < 1:
         raise InputError(f"num_threads {threads} is too small: take at least 1.")
+    if decoder not in ("auto", *DECODERS):
+        raise InputError(f"decoder {decoder!r} is unknown: choose auto or {', '.join(DECODERS)}.")
     crops = crops or CropPolicy()
-    opened_decoder = _open_decoder(decoder, crops.interpolation)
     store = open_store(path, split)
     order = Order(
         num_samples=len(store),
@@ -106,7 +110,7 @@ def open_loader(
     )
     plan = Plan(
         store=store,
-        decoder=opened_decoder,
+        decoder=_open_decoder(decoder, crops.interpolation, threads),
         order=order,
         crops=crops,
         augment=augment,
@@ -132,10 +136,10 @@ def _check_named(path: Path, split: str) -> None:
         raise InputError(f"{path} is named after {named[0]}, not {split}: name the file of split {split!r}.")
 
 
-def _open_decoder(name: str, interpolation: str) -> Decoder:
-    if name not in ("auto", *DECODERS):
-        raise InputError(f"decoder {name!r} is unknown: choose auto or {', '.join(DECODERS)}.")
-    return ReferenceDecoder(interpolation)
+def _open_decoder(name: str, interpolation: str, num_threads: int) -> Decoder:
+    if name == "auto":
+        name = "reference" if why_missing() else "native"
+    return (NativeDecoder if name == "native" else ReferenceDecoder)(interpolation, num_threads)
 
 
 def _default_threads() -> int:

@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from loaders.encodings import Encodings
 from loaders.errors import InputError, SampleError
 from loaders.manifest import NAME, Manifest, Split, check_size, open_index
 from loaders.mapped import MappedFile
 from loaders.subset import Subset, open_named
-from loaders.types import check_sample
+from loaders.types import check_sample, check_samples
 
 
 class ShardStore:
@@ -60,6 +61,21 @@ class ShardStore:
         data: memoryview = view[start : start + length]
         return data
 
+    def locate(self, samples: npt.NDArray[np.int64]) -> Encodings:
+        """Where the images are, in the shards' maps."""
+        check_samples(samples, len(self))
+        rows = self._rows[samples]
+        addresses = rows["offset"].copy()
+        for shard in np.unique(rows["shard"]):
+            inside = rows["shard"] == shard
+            try:
+                addresses[inside] += np.uint64(self._files[shard].address)
+            except (OSError, ValueError) as error:
+                raise SampleError(self.key(int(samples[inside.argmax()])), str(error)) from error
+        shapes = np.zeros((len(samples), 2), dtype=np.int64)
+        lengths = rows["length"].astype(np.uint64)
+        return Encodings(lambda place: self.read(int(samples[place])), self._files, addresses, lengths, shapes)
+
     def key(self, sample: int) -> str:
         """Shard and member: "train-000003.tar:n01440764/n01440764_10026.jpg".
 
@@ -87,8 +103,7 @@ class ShardStore:
     def hint(self, samples: Sequence[int]) -> None:
         """Asks the system to read the samples' pages ahead."""
         ids = np.asarray(samples, dtype=np.int64)
-        for end in (ids.min(), ids.max()) if len(ids) else ():
-            check_sample(int(end), len(self))
+        check_samples(ids, len(self))
         rows = self._rows[ids]
         starts = rows["offset"].astype(np.int64)
         stops = starts + rows["length"]

@@ -11,9 +11,10 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from loaders.encodings import Encodings
 from loaders.errors import InputError
 from loaders.manifest import Manifest, check_size, read_manifest
-from loaders.types import Encoded, Store, check_sample
+from loaders.types import Encoded, Store, check_sample, check_samples
 
 StoreT = TypeVar("StoreT", bound=Store)
 
@@ -50,6 +51,10 @@ class Subset:
 
     def key(self, sample: int) -> str:
         return self._store.key(self._place(sample))
+
+    def locate(self, samples: npt.NDArray[np.int64]) -> Encodings | None:
+        check_samples(samples, len(self))
+        return self._store.locate(self._ids[samples])
 
     def hint(self, samples: Sequence[int]) -> None:
         self._store.hint([self._place(sample) for sample in samples])

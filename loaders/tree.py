@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loaders.errors import InputError, SampleError
-from loaders.types import check_sample
+from loaders.types import check_sample, check_samples
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
 PREPARING = ".preparing"  # in a split's folder whose images are not all there yet
@@ -62,6 +62,10 @@ class TreeStore:
                 return file.read()
         except OSError as error:
             raise SampleError(path, error.strerror or str(error)) from error
+
+    def locate(self, samples: npt.NDArray[np.int64]) -> None:
+        """Nowhere: each is a file of its own, to be read."""
+        check_samples(samples, len(self))
 
     def hint(self, samples: Sequence[int]) -> None:
         # To ask for a file's pages takes opening it, which costs about as much as the reading that it would save.

@@ -11,6 +11,8 @@ import numpy.typing as npt
 if TYPE_CHECKING:  # what reads stores and converts sets does without torch
     from torch import Tensor
 
+    from loaders.encodings import Encodings
+
 # An encoded image, or raw pixels (H, W, 3). Views of a memory map are read-only.
 Encoded: TypeAlias = bytes | memoryview | npt.NDArray[np.uint8]
 Failures: TypeAlias = Mapping[int, str]  # place in the call -> what is wrong with that sample
@@ -53,6 +55,13 @@ class Store(Protocol):
             IndexError: where `sample` is not 0 to N - 1; so do `key` and `hint`.
         """
 
+    def locate(self, samples: npt.NDArray[np.int64]) -> Encodings | None:
+        """Where in memory the bytes of many samples are; None where each has to be read.
+
+        Raises:
+            SampleError, IndexError: as `read`.
+        """
+
     def key(self, sample: int) -> str:
         """What names the sample to a person: a path, or shard and member."""
 
@@ -66,11 +75,17 @@ def check_sample(sample: int, count: int) -> None:
         raise IndexError(f"sample {sample} is outside 0 to {count - 1}: take one of this split's ids.")
 
 
+def check_samples(samples: npt.NDArray[np.int64], count: int) -> None:
+    """As `check_sample`, of many."""
+    for end in (samples.min(), samples.max()) if len(samples) else ():
+        check_sample(int(end), count)
+
+
 class Decoder(Protocol):
     """Turns encoded bytes and crop boxes into pixels. Neither shuffles nor draws. Safe to call from many threads.
 
-    It takes a few samples at a call, so that a compiled one pays for the call once. What fails is reported by its
-    place in the call, and the others are delivered all the same.
+    It takes a whole batch at a call and works on it in threads of its own. What fails is reported by its place in the
+    call, and the others are delivered all the same.
     """
 
     @property
@@ -86,15 +101,20 @@ class Decoder(Protocol):
         boxes: npt.NDArray[np.int64],
         flips: npt.NDArray[np.bool_],
         out: npt.NDArray[np.uint8],
+        counts: npt.NDArray[np.int64] | None = None,
     ) -> Failures:
-        """Decodes each box, resizes it to `out`'s size and mirrors it where asked.
+        """Decodes each image once, resizes each of its boxes to `out`'s size and mirrors it where asked.
 
         Args:
             data: n encoded images.
-            boxes: (n, 4) top, left, height, width, inside each image.
-            flips: (n,) whether to mirror left to right.
-            out: (n, size, size, 3) uint8, written in place as RGB.
+            boxes: (m, 4) top, left, height, width, inside each image; those of an image follow one another.
+            flips: (m,) whether to mirror left to right.
+            out: (m, size, size, 3) uint8, written in place as RGB.
+            counts: (n,) boxes of each image, at least 1, m in all; one each where it is None.
         """
+
+    def close(self) -> None:
+        """Ends the threads. The decoder cannot be used afterwards."""
 
 
 class Loader(Protocol):

@@ -14,6 +14,7 @@ import torch
 from bench import conversion as bench_conversion
 from bench import gpu as bench_gpu
 from bench import index as bench_index
+from bench import loaders as bench_loaders
 from bench import rows
 from bench.timing import Rate, measure
 from loaders import InputError, open_store
@@ -108,6 +109,24 @@ def test_opening_is_measured_on_what_all_readers_can_open(tmp_path: Path) -> Non
     assert all(rate.median > 0 for rate in rates.values())
     assert reader.Reader(str(tmp_path / "train.beton")).num_samples == 1234
     assert len(open_store(tmp_path / "shards", "train")) == len(open_store(tmp_path / "train.beton", "train")) == 1234
+
+
+def test_loaders_are_measured_in_processes_of_their_own(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    few = {name: bench_loaders.SYSTEMS["tree"][name] for name in ("native", "torchvision v2 uint8")}
+    monkeypatch.setattr(bench_loaders, "SYSTEMS", {"tree": few})
+    bench_loaders.loaders(data_dir=tree, batch_size=8, size=32, rounds=2, seconds=0.01, workers=1, sets=("tree",))
+    with (tmp_path / "loaders.csv").open() as file:
+        found = list(csv.DictReader(file))
+    assert [row["what"] for row in found] == list(few)
+    assert found[1]["ratio"] == "1.0"
+    assert all(float(row["images_per_s"]) > 0 and float(row["first_batch_s"]) > 0 for row in found)
+    assert all(50 < int(row["memory_mib"]) < 20_000 for row in found)
+    assert "tree: native:" in capsys.readouterr().out
+    with pytest.raises(InputError, match="set 'x' is unknown: choose from tree"):
+        bench_loaders.loaders(data_dir=tree, sets=("x",))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a card")

@@ -54,6 +54,7 @@ HEALTHY = Facts(
     open_files=1024,
     compiler="/usr/bin/c++",
     libjpeg_turbo="2.1.5",
+    native_lacks=None,
 )
 
 
@@ -79,6 +80,10 @@ def test_a_machine_with_everything_gives_no_concern() -> None:
             ["No CUDA device: training runs on the CPU", "--amp computes in bf16 on the CPU."],
         ),
         (changed(cards=(), driver=None, cpu_bf16=False), ["No CUDA device", "only emulates: leave it out"]),
+        (
+            changed(native_lacks="the native decoder was not built: install g++"),
+            ["the native decoder was not built: install g++: until then the reference decoder loads images"],
+        ),
         (changed(cards=(), cuda_build=None), ["this torch is built without CUDA: install", "No CUDA", "--amp"]),
         (changed(cards=()), ["sees no card though the NVIDIA driver 580.65 is loaded: unset", "No CUDA", "--amp"]),
         (changed(cards=(V100,)), ["capability 7.0) is not among those that this torch is built for (sm_75"]),
@@ -241,7 +246,7 @@ def test_text_and_json_of_a_run(
     text = capfd.readouterr().out
     for package in facts.packages:
         assert f"  {package.name} " in text
-    for part in ("cores", "shared memory", "free disk", "C++ compiler", "would be refused or slowed"):
+    for part in ("cores", "shared memory", "free disk", "C++ compiler", "native decoder", "would be refused or slowed"):
         assert part in text
     assert run(["doctor", "--json"]) == 0
     written = json.loads(capfd.readouterr().out)

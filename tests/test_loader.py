@@ -146,6 +146,9 @@ class Slow:
         out[:] = 0
         return {}
 
+    def close(self) -> None:
+        pass
+
 
 def slow_loader(tree: Path, monkeypatch: pytest.MonkeyPatch, look_ahead: int) -> tuple[Slow, Loader]:
     slow = Slow()

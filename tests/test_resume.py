@@ -225,7 +225,7 @@ def test_the_run_folder_says_all(whole: Callable[[int], Run]) -> None:
     assert names == weights | {"recipe.json", "env.json", "log.jsonl", "latest.pt", "best.pt", "curves.png"}
     env = json.loads((run.folder / "env.json").read_text())
     assert env["world_size"] == 1
-    assert env["decoder"] == "reference"
+    assert env["decoder"] == "native"
     assert env["packages"]["torch"] == torch.__version__.partition("+")[0]
     epochs = [row for row in run.rows() if row["kind"] == "epoch"]
     assert [row["epoch"] for row in epochs] == [1, 2, 3, 4]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import multiprocessing
 import os
@@ -83,6 +84,26 @@ def expected(case: Case) -> list[tuple[int, int, str]]:
     samples = samples_of(case.twin, "train")[1]
     data = [sample.pixels.tobytes() if case.raw else sample.data for sample in samples]
     return [(zlib.crc32(d), s.label, key) for d, s, key in zip(data, samples, case.keys, strict=True)]
+
+
+def test_many_samples_are_where_each_is_read(case: Case) -> None:
+    store = case.open()
+    ids = np.array([len(store) - 1, 0, 2, 2])
+    located = store.locate(ids)
+    if case.path == case.twin:
+        assert located is None
+        return
+    assert located is not None
+    assert len(located) == 4
+    for place, sample in enumerate(ids.tolist()):
+        expected = store.read(sample)
+        data = ctypes.string_at(int(located.addresses[place]), int(located.lengths[place]))
+        assert data == bytes(expected.tobytes())
+        assert bytes(memoryview(located[place]).tobytes()) == data
+        assert tuple(located.shapes[place]) == (expected.shape[:2] if case.raw else (0, 0))
+    for outside in (-1, len(store)):
+        with pytest.raises(IndexError):
+            store.locate(np.array([0, outside]))
 
 
 def test_it_holds_the_images_labels_and_keys_of_the_tree(case: Case) -> None:

@@ -85,6 +85,8 @@ def _machine_concerns(facts: Facts) -> list[str]:
     version = tuple(int(part) for part in facts.python.split(".")[:2])
     if not (3, 10) <= version < (3, 14):
         found.append(f"Python {facts.python} is outside 3.10 to 3.13, for which this is made: use one of those.")
+    if facts.native_lacks:
+        found.append(f"{facts.native_lacks}: until then the reference decoder loads images, several times slower.")
     if facts.shared_memory_bytes is not None and facts.shared_memory_bytes < GIB:
         found.append(
             f"/dev/shm holds {facts.shared_memory_bytes / GIB:.2f} GiB, less than 1 GiB: worker processes and NCCL, "

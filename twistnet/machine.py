@@ -20,6 +20,7 @@ from pathlib import Path
 from launch.version import VERSION
 from loaders.cores import cgroup_limits, usable_cores
 from loaders.errors import one_line
+from loaders.native.library import why_missing
 
 _IMPORT_LIMIT_S = 120
 _REASON = 200  # characters
@@ -119,6 +120,7 @@ class Facts:
         open_files: the soft limit.
         compiler: path of the C++ compiler.
         libjpeg_turbo: version of its headers.
+        native_lacks: why the native decoder cannot be used; None where it can.
     """
 
     twistnet: str
@@ -139,6 +141,7 @@ class Facts:
     open_files: int
     compiler: str | None
     libjpeg_turbo: str | None
+    native_lacks: str | None
 
 
 def collect() -> Facts:
@@ -167,6 +170,7 @@ def collect() -> Facts:
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         compiler=compiler,
         libjpeg_turbo=_libjpeg_turbo(compiler) if compiler else None,
+        native_lacks=why_missing(),
     )
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 
-def write_with_ffcv(tree: Path, out: Path, *, max_side: int, quality: int, workers: int) -> int:
-    """Writes a folder of class folders to a .beton of JPEGs.
+def write_with_ffcv(tree: Path, out: Path, *, max_side: int, quality: int, workers: int, mode: str = "jpg") -> int:
+    """Writes a folder of class folders to a .beton of JPEGs, or with mode "raw" of pixels.
 
     Returns:
         How many images.
@@ -21,7 +21,7 @@ def write_with_ffcv(tree: Path, out: Path, *, max_side: int, quality: int, worke
     from torchvision.datasets import ImageFolder
 
     dataset = ImageFolder(str(tree))
-    image = RGBImageField(write_mode="jpg", max_resolution=max_side, jpeg_quality=quality)
+    image = RGBImageField(write_mode=mode, max_resolution=max_side, jpeg_quality=quality)
     _write(out, image, dataset, workers)
     return len(dataset)
 

@@ -45,6 +45,7 @@ def as_text(facts: Facts) -> str:
         ("open files", f"{facts.open_files:,}" if facts.open_files >= 0 else "no limit"),
         ("C++ compiler", facts.compiler or "none"),
         ("libjpeg-turbo", facts.libjpeg_turbo or "no headers"),
+        ("native decoder", "not built" if facts.native_lacks else "built"),
     ]
     installed = [
         ("twistnet", facts.twistnet),

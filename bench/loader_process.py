@@ -1,0 +1,68 @@
+"""`python -m bench.loader_process`: one loader in a process of its own, which runs a round for every line it reads.
+
+Apart, because FFCV sets torch's number of threads, DALI and numba keep theirs, and memory is counted by process.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from loaders import open_loader
+
+
+def ours(path: Path, *, batch_size: int, size: int, workers: int, decoder: str = "native") -> Iterator[Iterator[int]]:
+    """Our loader without augmentation: one epoch after another, each as the number of images of its batches."""
+    loader = open_loader(path, "train", batch_size, train=True, size=size, decoder=decoder, num_threads=workers)
+    epoch = 0
+    while True:
+        yield (len(batch.images) for batch in loader.epoch(epoch))
+        epoch += 1
+
+
+def memory_bytes() -> int:
+    """Largest resident memory of this process and its children, files that are mapped included."""
+    children = ((task / "children").read_text().split() for task in Path("/proc/self/task").iterdir())
+    pids = [os.getpid(), *(int(pid) for found in children for pid in found)]
+    return sum(_peak(pid) for pid in pids)
+
+
+def _peak(pid: int) -> int:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:  # it has ended
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM")), 0)
+
+
+def main(spec: dict[str, Any]) -> None:
+    """Says that it is ready; then runs rounds of at least `seconds`, in whole epochs, and prints JSON for each."""
+    module, _, name = spec["system"].partition(":")
+    make = ours if module == "ours" else getattr(importlib.import_module(f"bench.peers.{module}"), name or "batches")
+    options = {key: spec[key] for key in ("batch_size", "size", "workers")} | spec.get("options", {})
+    epochs = make(Path(spec["path"]), **options)
+    first: float | None = None
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        begun, images = time.perf_counter(), 0
+        while not images or time.perf_counter() - begun < spec["seconds"]:
+            for count in next(epochs):
+                first = first or time.perf_counter() - begun  # a loader is opened with its first batch
+                images += count
+        report = {
+            "images": images,
+            "seconds": time.perf_counter() - begun,
+            "first_batch_s": first,
+            "memory_bytes": memory_bytes(),
+        }
+        print(json.dumps(report), flush=True)
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

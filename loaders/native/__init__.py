@@ -1,0 +1,1 @@
+"""The native decoder: a small C++ library over libjpeg-turbo, and what calls it."""

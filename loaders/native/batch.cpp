@@ -1,0 +1,175 @@
+// What Python calls through ctypes: sizes of a batch's images, and their boxes as pixels of one size.
+
+#include <algorithm>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <vector>
+
+#include "crop.h"
+#include "jpeg.h"
+#include "pool.h"
+
+#define TWISTNET_PUBLIC extern "C" __attribute__((visibility("default")))
+
+namespace twistnet {
+namespace {
+
+constexpr int kStrip = 16;  // rows that are decoded at a time: what memory does not grow with the image's height
+static_assert(kStrip % kRows == 0);
+
+// One image of a batch and the boxes that are wanted of it.
+struct Task {
+  const std::uint8_t* data;
+  std::uint64_t length;
+  Size size;
+  bool raw;                // three bytes a pixel rather than a JPEG
+  std::int64_t first, count;  // of its boxes
+};
+
+struct Request {
+  const Box* boxes;
+  const std::uint8_t* flips;
+  Output output;
+  std::uint8_t* out;
+};
+
+// What a thread keeps from one image to the next.
+class Worker {
+ public:
+  bool decode(const Task& task, const Request& request) {
+    const Box* boxes = request.boxes + task.first;
+    Box region = boxes[0];
+    for (std::int64_t box = 1; box < task.count; ++box) region = around(region, boxes[box]);
+    if (crops_.size() < static_cast<std::size_t>(task.count)) crops_.resize(static_cast<std::size_t>(task.count));
+    for (std::int64_t box = 0; box < task.count; ++box) {
+      crops_[box].set(boxes[box], request.output, request.flips[task.first + box] != 0);
+    }
+    if (!(task.raw ? from_pixels(task, region) : from_jpeg(task, region))) return false;
+    const std::size_t bytes = request.output.bytes();
+    for (std::int64_t box = 0; box < task.count; ++box) {
+      crops_[box].finish(request.out + bytes * static_cast<std::size_t>(task.first + box));
+    }
+    return true;
+  }
+
+ private:
+  static Box around(Box one, Box other) {
+    const int top = std::min(one.top, other.top), left = std::min(one.left, other.left);
+    const int bottom = std::max(one.top + one.height, other.top + other.height);
+    const int right = std::max(one.left + one.width, other.left + other.width);
+    return {top, left, bottom - top, right - left};
+  }
+
+  bool from_jpeg(const Task& task, Box region) {
+    bool whole = reader_.begin(task.data, task.length, task.size, region);
+    if (whole) {
+      const std::size_t stride = reader_.row_bytes();
+      strip_.resize(stride * (kStrip + kRows) + kSlack);  // rows beyond the strip's end are read, and not used
+      const int bottom = region.top + region.height;
+      for (int top = region.top; whole && top < bottom; top += kStrip) {
+        const int end = std::min(top + kStrip, bottom);
+        whole = reader_.read(strip_.data(), stride, end - top);
+        if (whole) give(task, strip_.data(), 4, stride, top, end, reader_.left());
+      }
+    }
+    reader_.end();
+    return whole;
+  }
+
+  bool from_pixels(const Task& task, Box region) {
+    const std::size_t stride = 3 * static_cast<std::size_t>(task.size.width);
+    const int bottom = region.top + region.height;
+    // The last rows are copied, because some bytes beyond them are read, where the memory may end.
+    const int copied = std::max(region.top, bottom - (kRows + 1));
+    const std::uint8_t* rows = task.data + stride * static_cast<std::size_t>(region.top);
+    give(task, rows, 3, stride, region.top, copied, 0);
+    strip_.resize(stride * (2 * kRows + 1) + kSlack);
+    std::memcpy(strip_.data(), task.data + stride * static_cast<std::size_t>(copied),
+                stride * static_cast<std::size_t>(bottom - copied));
+    give(task, strip_.data(), 3, stride, copied, bottom, 0);
+    return true;
+  }
+
+  void give(const Task& task, const std::uint8_t* rows, int bytes, std::size_t stride, int top, int bottom, int left) {
+    for (std::int64_t box = 0; box < task.count; ++box) crops_[box].take(rows, bytes, stride, top, bottom, left);
+  }
+
+  JpegReader reader_;
+  std::vector<Crop> crops_;
+  std::vector<std::uint8_t> strip_;
+};
+
+struct Decoder {
+  explicit Decoder(int threads) : workers(static_cast<std::size_t>(threads)), pool(threads) {}
+  std::vector<Worker> workers;
+  Pool pool;  // last, so that its threads end first
+};
+
+bool inside(Box box, Size size) {
+  return box.top >= 0 && box.left >= 0 && box.height > 0 && box.width > 0 && box.top <= size.height - box.height &&
+         box.left <= size.width - box.width;
+}
+
+}  // namespace
+}  // namespace twistnet
+
+using namespace twistnet;
+
+// Null where the threads cannot be started.
+TWISTNET_PUBLIC void* twistnet_open(std::int32_t threads) {
+  try {
+    return new Decoder(threads);
+  } catch (const std::exception&) {
+    return nullptr;
+  }
+}
+
+TWISTNET_PUBLIC void twistnet_close(void* decoder) { delete static_cast<Decoder*>(decoder); }
+
+// Heights and widths of n images into sizes (n, 2), which hold those of raw pixels already and 0, 0 for the others; 0, 0
+// stays for what `twistnet_decode` does not take.
+TWISTNET_PUBLIC void twistnet_sizes(std::int64_t n, const std::uint64_t* data, const std::uint64_t* lengths,
+                                    std::int64_t* sizes) {
+  for (std::int64_t image = 0; image < n; ++image) {
+    if (sizes[2 * image] > 0) continue;
+    const Size size = jpeg_size(reinterpret_cast<const std::uint8_t*>(data[image]), lengths[image]);
+    sizes[2 * image] = size.height;
+    sizes[2 * image + 1] = size.width;
+  }
+}
+
+// Decodes n images, of which image i has `counts[i]` boxes, one after another in `boxes` (top, left, height, width),
+// `flips` and `out` (height, width, 3). sizes (n, 2) are as `twistnet_sizes` found them, or of raw pixels; raw (n) says
+// which are. done (n) is 1 where all boxes of the image are written; the others are another decoder's.
+TWISTNET_PUBLIC void twistnet_decode(void* decoder, std::int64_t n, const std::uint64_t* data,
+                                     const std::uint64_t* lengths, const std::int64_t* sizes, const std::uint8_t* raw,
+                                     const std::int64_t* counts, const std::int64_t* boxes, const std::uint8_t* flips,
+                                     std::int32_t filter, std::int32_t height, std::int32_t width, std::uint8_t* out,
+                                     std::uint8_t* done) {
+  Decoder& all = *static_cast<Decoder*>(decoder);
+  std::fill(done, done + n, std::uint8_t{0});
+  try {
+    std::vector<Task> tasks(static_cast<std::size_t>(n));
+    std::vector<Box> wanted;
+    for (std::int64_t image = 0, box = 0; image < n; ++image) {
+      const Size size{static_cast<int>(sizes[2 * image]), static_cast<int>(sizes[2 * image + 1])};
+      tasks[image] = {reinterpret_cast<const std::uint8_t*>(data[image]), lengths[image], size, raw[image] != 0, box, 0};
+      bool usable = size.height > 0 && size.width > 0;
+      for (const std::int64_t end = box + counts[image]; box < end; ++box) {
+        wanted.push_back({static_cast<int>(boxes[4 * box]), static_cast<int>(boxes[4 * box + 1]),
+                          static_cast<int>(boxes[4 * box + 2]), static_cast<int>(boxes[4 * box + 3])});
+        usable = usable && inside(wanted.back(), size);
+      }
+      if (usable) tasks[image].count = counts[image];
+    }
+    const Request request{wanted.data(), flips, {height, width, static_cast<Filter>(filter)}, out};
+    all.pool.run_all(n, [&](int thread, std::int64_t image) {
+      try {
+        if (tasks[image].count > 0) done[image] = all.workers[static_cast<std::size_t>(thread)].decode(tasks[image], request);
+      } catch (const std::exception&) {  // memory has run out; another decoder says so
+      }
+    });
+  } catch (const std::exception&) {
+  }
+}

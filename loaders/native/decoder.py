@@ -1,0 +1,126 @@
+"""The `native` decoder: libjpeg-turbo on the region of the crop alone, and Pillow's resize, bit for bit the reference.
+
+    sizes    the JPEG's headers alone
+    decode   rows of the region -> as wide as the output -> as high as the output, in threads that hold no GIL
+
+It takes JPEGs of 8-bit gray and three-channel pixels, and raw pixels. Everything else, and whatever it finds damaged,
+goes to the reference decoder, which decodes it or says what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from loaders.encodings import Encodings, of_images
+from loaders.errors import InputError
+from loaders.native.library import library, why_missing
+from loaders.reference import MAX_PIXELS, ReferenceDecoder
+from loaders.types import Encoded, Failures
+
+_FILTERS = {"bilinear": 0, "bicubic": 1}
+_Ints = npt.NDArray[np.int64]
+
+
+class NativeDecoder:
+    """Equal to the reference decoder's pixels with Pillow 13, whose two passes older versions take in one order only.
+
+    Args:
+        interpolation: "bilinear" or "bicubic", both antialiased.
+        num_threads: threads that decode.
+
+    Raises:
+        InputError: where the library was not built.
+    """
+
+    name = "native"
+
+    def __init__(self, interpolation: str = "bilinear", num_threads: int = 1) -> None:
+        missing = why_missing()
+        if missing:
+            raise InputError(f"{missing}.")
+        self._library = library()
+        self._handle = self._library.twistnet_open(num_threads)
+        if not self._handle:
+            raise InputError(f"{num_threads} threads cannot be started: lower --workers.")
+        self._finalizer = weakref.finalize(self, self._library.twistnet_close, self._handle)
+        self._filter = _FILTERS[interpolation]
+        self._reference = ReferenceDecoder(interpolation)
+
+    def close(self) -> None:
+        """Ends the threads. The decoder cannot be used afterwards."""
+        self._handle = None
+        self._finalizer()
+
+    def sizes(self, data: Sequence[Encoded]) -> tuple[_Ints, Failures]:
+        images = of_images(data)
+        sizes = self._sizes(images)
+        others = np.flatnonzero(sizes[:, 0] == 0)
+        if not len(others):
+            return sizes, {}
+        sizes[others], failures = self._reference.sizes([data[int(place)] for place in others])
+        return sizes, {int(others[place]): reason for place, reason in failures.items()}
+
+    def decode(
+        self,
+        data: Sequence[Encoded],
+        boxes: _Ints,
+        flips: npt.NDArray[np.bool_],
+        out: npt.NDArray[np.uint8],
+        counts: _Ints | None = None,
+    ) -> Failures:
+        images = of_images(data)
+        sizes = self._sizes(images)
+        counts = np.ones(len(data), dtype=np.int64) if counts is None else np.ascontiguousarray(counts, dtype=np.int64)
+        boxes, mirrored = np.ascontiguousarray(boxes, dtype=np.int64), np.ascontiguousarray(flips, dtype=np.uint8)
+        if out.dtype != np.uint8 or out.ndim != 4 or out.shape[3] != 3 or not out.flags.c_contiguous:
+            raise ValueError(f"out {out.shape} of {out.dtype} is not (n, height, width, 3) of uint8 in one piece")
+        if not (counts.sum() == len(boxes) == len(mirrored) <= len(out)):
+            raise ValueError(f"{len(boxes)} boxes, {len(mirrored)} flips and {len(out)} outputs for {counts.sum()}")
+        if not self._handle:
+            raise ValueError("this decoder was closed")
+        done = np.zeros(len(data), dtype=np.uint8)
+        raw = (images.shapes[:, 0] > 0).astype(np.uint8)
+        arrays = (images.addresses, images.lengths, sizes, raw, counts, boxes, mirrored)
+        self._library.twistnet_decode(
+            self._handle,
+            len(data),
+            *(array.ctypes.data for array in arrays),
+            self._filter,
+            *out.shape[1:3],
+            out.ctypes.data,
+            done.ctypes.data,
+        )
+        if done.all():
+            return {}
+        return self._by_reference(data, boxes, flips, out, counts, np.flatnonzero(done == 0))
+
+    def _by_reference(
+        self,
+        data: Sequence[Encoded],
+        boxes: _Ints,
+        flips: npt.NDArray[np.bool_],
+        out: npt.NDArray[np.uint8],
+        counts: _Ints,
+        others: _Ints,
+    ) -> Failures:
+        """Decodes some of the images by the reference decoder."""
+        firsts = np.cumsum(counts) - counts
+        failures: dict[int, str] = {}
+        for place in others.tolist():
+            chosen = slice(firsts[place], firsts[place] + counts[place])
+            failed = self._reference.decode([data[place]], boxes[chosen], flips[chosen], out[chosen], counts[[place]])
+            if failed:
+                failures[place] = failed[0]
+        return failures
+
+    def _sizes(self, images: Encodings) -> _Ints:
+        """(n, 2) heights and widths; 0 by 0 for what is the reference's, as more pixels than it takes are."""
+        sizes = images.shapes.copy()
+        arrays = (images.addresses, images.lengths, sizes)
+        self._library.twistnet_sizes(len(images), *(array.ctypes.data for array in arrays))
+        sizes[sizes[:, 0] * sizes[:, 1] > MAX_PIXELS] = 0
+        return sizes

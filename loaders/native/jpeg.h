@@ -1,0 +1,51 @@
+// Rows of a region of a JPEG, by libjpeg-turbo, as a decode of the whole image would give them.
+#pragma once
+
+#include <csetjmp>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+// clang-format off: jpeglib.h needs what comes before it.
+#include <jpeglib.h>
+
+#include "crop.h"
+
+namespace twistnet {
+
+struct Size {
+  int height, width;
+};
+
+// Height and width by the header alone; {0, 0} where the bytes are no JPEG of 8-bit gray or three-channel pixels.
+Size jpeg_size(const std::uint8_t* data, std::size_t length);
+
+// One image after another. Not for several threads at once.
+class JpegReader {
+ public:
+  JpegReader();
+  ~JpegReader();
+  JpegReader(const JpegReader&) = delete;
+  JpegReader& operator=(const JpegReader&) = delete;
+
+  // Begins to read a region; false where another decoder must try: no JPEG, CMYK, torn, of another size than `size`.
+  bool begin(const std::uint8_t* data, std::size_t length, Size size, Box region);
+  // Bytes that a row takes in `read`: 4 a pixel, from column `left()` on.
+  std::size_t row_bytes() const { return 4 * static_cast<std::size_t>(width_); }
+  int left() const { return left_; }
+  // The region's next `count` rows, `stride` bytes apart; false where the data end or are damaged.
+  bool read(std::uint8_t* rows, std::size_t stride, int count);
+  // Frees what the image took, wherever the reading ended.
+  void end();
+
+ private:
+  [[noreturn]] static void fail(j_common_ptr info);
+
+  jpeg_decompress_struct info_{};
+  jpeg_error_mgr errors_;
+  jpeg_source_mgr source_;
+  std::jmp_buf jump_;
+  bool open_ = false;
+  int left_ = 0, width_ = 0;
+};
+
+}  // namespace twistnet

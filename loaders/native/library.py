@@ -1,0 +1,49 @@
+"""The compiled library: found beside this file, opened once, with the types of its calls."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
+
+_POINTER = ctypes.c_void_p
+_I32, _I64 = ctypes.c_int32, ctypes.c_int64
+_REASON = (
+    "the native decoder was not built: install g++ and libjpeg-turbo's headers (Debian: libjpeg-dev), then twistnet "
+    "again"
+)
+
+
+def why_missing() -> str | None:
+    """What keeps the library from being used, with the next step; None where it is there."""
+    try:
+        library()
+    except OSError as error:
+        return str(error)
+    return None
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The library. Its calls let other Python threads run meanwhile.
+
+    Raises:
+        OSError: where it was not built, or cannot be opened.
+    """
+    # Built as an extension module, whose suffix names the interpreter, though it knows nothing of Python.
+    found = sorted(Path(__file__).parent.glob("_native*.so"))
+    if not found:
+        raise OSError(_REASON)
+    try:
+        opened = ctypes.CDLL(str(found[0]))
+    except OSError as error:
+        raise OSError(f"{found[0]} cannot be opened ({error}): install twistnet again") from error
+    opened.twistnet_open.argtypes = [_I32]
+    opened.twistnet_open.restype = _POINTER
+    opened.twistnet_close.argtypes = [_POINTER]
+    opened.twistnet_close.restype = None
+    opened.twistnet_sizes.argtypes = [_I64, _POINTER, _POINTER, _POINTER]
+    opened.twistnet_sizes.restype = None
+    opened.twistnet_decode.argtypes = [_POINTER, _I64, *[_POINTER] * 7, _I32, _I32, _I32, _POINTER, _POINTER]
+    opened.twistnet_decode.restype = None
+    return opened
