@@ -12,43 +12,47 @@ from pathlib import Path
 
 import numpy as np
 
-from convert.beton_policy import BetonPolicy
+from convert.beton_policy import MAX_PAGE, BetonPolicy, num_pages, page_size
 from convert.estimate import refuse_a_small_disk
 from convert.plan import digest, records_of
 from convert.shard import ShardRecord
 from loaders.errors import InputError
 from loaders.manifest import FileEntry
 
-MIN_PAGE, MAX_PAGE = 1 << 23, 1 << 31  # FFCV's default page, and the largest below its limit of 2**32
 _TAIL = 4000
+
+
+# A module of this name in the working directory is not what is meant.
+_OWN_PATH = "import sys; sys.path[:] = [path for path in sys.path if path]; "
 
 
 def require_ffcv() -> None:
     """Raises InputError where FFCV is not installed or cannot be imported: asked before hours of work, not after."""
-    found = subprocess.run([sys.executable, "-c", "import ffcv.writer"], capture_output=True, text=True)
+    found = subprocess.run([sys.executable, "-c", f"{_OWN_PATH}import ffcv.writer"], capture_output=True, text=True)
     if found.returncode:
         reason = (found.stderr.strip().splitlines() or [f"exit code {found.returncode}"])[-1]
         raise InputError(f"a .beton needs FFCV, which cannot be imported ({reason}): pip install 'twistnet[ffcv]'.")
 
 
-def write_beton(out: Path, split: str, records: Sequence[ShardRecord], policy: BetonPolicy) -> FileEntry:
+def write_beton(out: Path, split: str, records: Sequence[ShardRecord], policy: BetonPolicy, workers: int) -> FileEntry:
     """Writes <split>.beton beside the shards that it is made of, under a temporary name first.
 
     Raises:
-        InputError: where FFCV's writer fails; nothing of its file is left then.
+        InputError: where the disk is too small or FFCV's writer fails; nothing of its file is left then.
+        OSError: where the disk fails.
     """
-    target, temporary = out / f"{split}.beton", out / f".{split}.beton.tmp"
+    target, temporary = out / f"{split}.beton", unfinished_beton(out, split)
+    temporary.unlink(missing_ok=True)
     rows = np.concatenate([record.rows for record in records])
     pixels = rows["height"].astype(np.int64) * rows["width"]
-    largest = max(
-        int(rows["length"].max()),
-        0 if policy.mode == "jpg" else int(3 * pixels.max()),
-    )
-    page = max(MIN_PAGE, 1 << (largest - 1).bit_length())
+    is_jpg = np.array([policy.is_jpg(sample) for sample in range(len(rows))], dtype=np.bool_)
+    sizes = np.where(is_jpg, rows["length"].astype(np.int64), 3 * pixels)
+    page = page_size(int(sizes.max()))
     if page > MAX_PAGE:
-        raise InputError(f"an image of {largest:,} bytes does not fit into FFCV's pages: convert to smaller images.")
-    needed = policy.bytes_of(int(rows["length"].sum(dtype=np.int64)), int(pixels.sum()))
-    refuse_a_small_disk(out, round(needed), "free some and start again, which goes on from the finished shards")
+        raise InputError(f"an image of {sizes.max():,} bytes fits into no page of FFCV's: convert to smaller images.")
+    refuse_a_small_disk(
+        out, num_pages(sizes, page) * page, "free some and start again, which goes on from the finished shards"
+    )
     rows_file = records_of(out, split) / "beton.rows.npy"
     np.save(rows_file, rows, allow_pickle=False)
     spec = {
@@ -57,10 +61,13 @@ def write_beton(out: Path, split: str, records: Sequence[ShardRecord], policy: B
         "out": str(temporary),
         "page_size": page,
         "policy": asdict(policy),
+        "workers": workers,
         "parent": os.getpid(),
     }
+    spec_file = records_of(out, split) / "beton.json"  # a command line has no room for thousands of names
+    spec_file.write_text(json.dumps(spec))
     try:
-        _run(spec, split)
+        _run(spec_file, split)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, target)
@@ -69,9 +76,15 @@ def write_beton(out: Path, split: str, records: Sequence[ShardRecord], policy: B
     return FileEntry(name=target.name, size=target.stat().st_size, sha256=digest(target))
 
 
-def _run(spec: dict[str, object], split: str) -> None:
+def unfinished_beton(out: Path, split: str) -> Path:
+    """Where FFCV writes a split's file, until it is whole."""
+    return out / f".{split}.beton.tmp"
+
+
+def _run(spec: Path, split: str) -> None:
     """Runs FFCV's writer in a process of its own, which ends when its worker fails; FFCV would wait for ever."""
-    command = [sys.executable, "-m", "convert.beton_process", json.dumps(spec)]
+    program = f"{_OWN_PATH}from convert.beton_process import main; main(sys.argv[1])"
+    command = [sys.executable, "-c", program, str(spec)]
     root = str(Path(__file__).resolve().parent.parent)
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     process = subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": path})

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from loaders.errors import InputError
+
+MIN_PAGE, MAX_PAGE = 1 << 23, 1 << 31  # FFCV's default page, and the largest below its limit of 2**32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +39,17 @@ class BetonPolicy:
             return self.mode == "jpg"
         return zlib.crc32(b"%d %d" % (self.seed, sample)) < self.share * 2**32
 
-    def bytes_of(self, jpg_bytes: int, pixels: int) -> float:
-        """What images of so many bytes as JPEGs and so many pixels take in the file, on average."""
-        share = {"jpg": 1.0, "raw": 0.0, "proportion": self.share}[self.mode]
-        return share * jpg_bytes + (1.0 - share) * 3 * pixels
+
+def page_size(largest: int) -> int:
+    """Bytes of a page of FFCV's file that the largest image fits into; one image never lies in two."""
+    return max(MIN_PAGE, 1 << (largest - 1).bit_length())
+
+
+def num_pages(sizes: Sequence[int] | npt.NDArray[np.int64], page: int) -> int:
+    """How many pages FFCV fills with images of these sizes, one after another."""
+    pages, room = 0, 0
+    for size in map(int, sizes):
+        if size > room:
+            pages, room = pages + 1, page
+        room -= size
+    return pages

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from convert.plan import digest
+from convert.plan import digest, unfinished_splits
 from convert.threads import in_threads
 from loaders.beton import ConvertedBetonStore
 from loaders.errors import InputError, SampleError
@@ -52,8 +52,13 @@ def check(folder: Path, *, full: bool, workers: int) -> int:
             if found != entry.sha256:
                 raise InputError(
                     f"{folder / entry.name} has the SHA-256 {found[:16]}... where the manifest says "
-                    f"{entry.sha256[:16]}...: copy it again, or convert again."
+                    f"{entry.sha256[:16]}...: copy it again, or convert into a new folder."
                 )
+    if unfinished := unfinished_splits(folder):
+        raise InputError(
+            f"{folder} is right as far as it goes, but {', '.join(unfinished)} was begun and is not finished: start "
+            "twistnet convert again, or convert merge."
+        )
     return sum(split.samples for split in manifest.splits.values())
 
 
@@ -67,12 +72,10 @@ def _stores(manifest: Manifest, name: str, split: Split) -> Iterator[ShardStore 
 
 def _files(manifest: Manifest) -> Iterator[FileEntry]:
     for split in manifest.splits.values():
-        yield split.index
-        yield from split.shards
-        yield from split.dali
-        if split.beton:
-            yield split.beton
+        yield from split.files
     yield from (ids for _, ids in manifest.subsets.values())
+    if manifest.quarantine:
+        yield manifest.quarantine
 
 
 def _check_images(
@@ -89,7 +92,7 @@ def _check_images(
         except SampleError as error:
             raise InputError(
                 f"{folder / error.key}, sample {sample} of {split} at byte {store.offset(sample):,}, is damaged "
-                f"({error.reason}): copy its file and the index again, or convert again."
+                f"({error.reason}): copy its file and the index again, or convert into a new folder."
             ) from error
 
     def decode(sample: int, size: tuple[int, int]) -> None:

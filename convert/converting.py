@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from convert.beton import require_ffcv
+from convert.beton import require_ffcv, unfinished_beton
 from convert.beton_policy import BetonPolicy
 from convert.estimate import Estimate, estimate, refuse_a_small_disk
 from convert.finishing import finish, manifest_for, remove_leftovers
 from convert.images import ImagePolicy
 from convert.locking import take_shards
-from convert.plan import Plan, num_shards, shuffled
+from convert.plan import Plan, num_shards, read_settings, shuffled
 from convert.running import write_shards
 from convert.scan import Scan
 from convert.shard import ShardTask, read_record
 from loaders.errors import InputError
 from loaders.files import clear_unfinished
-from loaders.manifest import NAME, is_converted, read_manifest
+from loaders.manifest import NAME, check_size, is_converted, read_manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,13 +65,16 @@ class Conversion:
             raise InputError("formats is empty: name shards, beton or both.")
 
 
-def convert_split(scan: Scan, conversion: Conversion, say: Callable[[str], object]) -> Mapping[str, Any] | None:
+def convert_split(
+    scan: Scan, conversion: Conversion, say: Callable[[str], object], later: int = 0
+) -> Mapping[str, Any] | None:
     """Converts the split that was scanned, or goes on where an earlier start of the same conversion ended.
 
     Args:
         scan: what the source holds.
         conversion: how.
         say: gets each line for a person.
+        later: bytes of the source that will be converted after it, for which there has to be room too.
 
     Returns:
         The split's entry in the manifest; None for a part, which `convert.finishing.finish` joins with the others.
@@ -89,57 +93,65 @@ def convert_split(scan: Scan, conversion: Conversion, say: Callable[[str], objec
     if conversion.beton is not None:
         require_ffcv()
     order = shuffled(len(scan), conversion.seed)
-    expected = estimate(scan, conversion.policy, conversion.beton, order, conversion.workers)
+    whole = estimate(scan, conversion.policy, conversion.beton, order, conversion.workers)
     plan = Plan(
         scan=scan,
         out=out,
         policy=conversion.policy,
         seed=conversion.seed,
-        num_shards=num_shards(expected.image_bytes, len(scan), conversion.shard_bytes, conversion.min_shards),
+        num_shards=num_shards(whole.image_bytes, len(scan), conversion.shard_bytes, conversion.min_shards),
         beton=conversion.beton,
         keep_shards=conversion.keep_shards,
     )
     manifest_for(out, plan.settings, list(scan.classes))  # refuses now what would not fit in the end
     tasks = list(plan.tasks())
-    needed = expected.shard_bytes + expected.beton_bytes
     if conversion.part is not None:
         number, of = conversion.part
         tasks = [task for task in tasks if task.number % of == number - 1]
-        needed = expected.shard_bytes * sum(len(task.members) for task in tasks) // len(scan)
-    finished = {task.name: record for task in tasks if (record := read_record(out, plan.records, task.name))}
-    needed -= sum(record.entry.size for record in finished.values())
+    numbers = [task.number for task in tasks]
+    if read_settings(out, split) is not None:
+        plan.begin()
+        with take_shards(plan.records, numbers):
+            _clear(plan, tasks)  # before the disk is asked for room
+    remaining = [task for task in tasks if read_record(out, plan.records, task.name) is None]
+    expected = whole.of(sum(len(task.members) for task in remaining), beton=conversion.part is None)
     refuse_a_small_disk(
-        out, needed, "free some, choose another --out, or store smaller images with --images short_side=400"
+        out,
+        expected.shard_bytes + expected.beton_bytes + whole.bytes_of(later / int(scan.length.sum())),
+        "free some, choose another --out, or store smaller images with --images short_side=400",
     )
-    plan.begin()
-    with take_shards(plan.records, [task.number for task in tasks]):
-        # Another process may have finished the split before these shards were free.
-        return _converted(scan, conversion, say) or _write(plan, tasks, finished, conversion, expected, say)
+    try:
+        plan.begin()
+        lock = take_shards(plan.records, numbers)
+    except (InputError, FileNotFoundError):
+        # Another process may have finished the split in this moment.
+        if entry := _converted(scan, conversion, say):
+            return entry
+        raise
+    with lock:
+        return _converted(scan, conversion, say) or _write(plan, tasks, remaining, conversion, expected, say)
 
 
 def _write(
     plan: Plan,
     tasks: Sequence[ShardTask],
-    finished: Container[str],
+    remaining: Sequence[ShardTask],
     conversion: Conversion,
     expected: Estimate,
     say: Callable[[str], object],
 ) -> Mapping[str, Any] | None:
     """Writes the shards that are not finished, and finishes the split where the tasks are all of its shards."""
     out, split = plan.out, plan.scan.split
-    # Of these shards alone: other parts may be writing to the same folders.
-    stems = {Path(task.name).stem for task in tasks}
-    for folder in (out, plan.records):
-        clear_unfinished(folder, stems)
-    remaining = [task for task in tasks if task.name not in finished]
     before = len(tasks) - len(remaining)
     gone_on = f", {before} finished before" if before else ""
     say(f"{split}: {expected}; {plan.num_shards} shards{gone_on}")
     try:
-        write_shards(remaining, conversion.workers)
-        entry = finish(out, split, max_bad=conversion.max_bad) if conversion.part is None else None
+        write_shards(remaining, conversion.workers, split)
+        entry = None
+        if conversion.part is None:
+            entry = finish(out, split, max_bad=conversion.max_bad, workers=conversion.workers)
     except OSError as error:
-        if error.filename is not None:  # the source
+        if error.filename is not None:  # a file of the source, or a program: the message names it
             raise
         raise InputError(
             f"{out} cannot be written ({error.strerror or error}): free space or see to its disk, and start again, "
@@ -149,6 +161,20 @@ def _write(
         number, of = conversion.part
         say(f"Part {number} of {of} of {split} is done: when all are, call twistnet convert merge --out {out}")
     return entry
+
+
+def _clear(plan: Plan, tasks: Sequence[ShardTask]) -> None:
+    """Removes what killed processes left of these shards alone: other parts may be writing to the same folders."""
+    stems = {Path(task.name).stem for task in tasks}
+    for folder in (plan.out, plan.records):
+        clear_unfinished(folder, lambda name: _stem(name) in stems)
+    if len(tasks) == plan.num_shards:
+        unfinished_beton(plan.out, plan.scan.split).unlink(missing_ok=True)
+
+
+def _stem(name: str) -> str:
+    """`val-000001` of `val-000001.tar`, `.idx`, `.json` and `.rows.npy`; a split's name may have dots."""
+    return re.sub(r"(-\d{6})\..*$", r"\1", name)
 
 
 def _converted(scan: Scan, conversion: Conversion, say: Callable[[str], object]) -> Mapping[str, Any] | None:
@@ -164,7 +190,7 @@ def _converted(scan: Scan, conversion: Conversion, say: Callable[[str], object])
     entry: Mapping[str, Any] | None = manifest["splits"].get(scan.split)
     if entry is None:
         return None
-    beton = entry["beton"] and entry["beton"].get("policy")
+    beton = (entry.get("beton") or {}).get("policy")
     held = {
         **{name: manifest.get(name) for name in ("images", "quality", "seed")},
         "fingerprint": entry.get("fingerprint"),
@@ -180,9 +206,13 @@ def _converted(scan: Scan, conversion: Conversion, say: Callable[[str], object])
     shards, least = len(entry["shards"]), min(conversion.min_shards, len(scan))
     if conversion.keep_shards and shards < least:
         raise InputError(f"{path} holds {scan.split} in {shards} shards, fewer than {least}: choose another --out.")
+    if held.pop("fingerprint") != wanted.pop("fingerprint"):
+        raise InputError(f"{path} holds {scan.split} of another or a changed data set: choose another --out.")
     for name, value in wanted.items():
         if held[name] != value:
             raise InputError(f"{path} holds {scan.split} with {name} {held[name]}, not {value}: choose another --out.")
+    for file in read_manifest(conversion.out).splits[scan.split].files:
+        check_size(conversion.out, file)
     kept = f"{shards} shards" if shards else entry["beton"]["name"]
     say(f"{scan.split} is converted already: {kept} in {conversion.out}")
     return entry

@@ -15,6 +15,7 @@ from loaders.errors import InputError
 
 EXPECTED = {"train": 1_281_167, "val": 50_000}  # of ILSVRC2012, in 1,000 classes
 NUM_CLASSES = 1000
+_NEARLY = 900  # classes, from which on a tree is taken for ImageNet's, of which some may be missing
 PER_CLASS = {"train": (732, 1300), "val": (50, 50)}  # fewest and most images
 MD5 = {
     "ILSVRC2012_img_train.tar": "1d675b47d978889d74fa0da5fadfb00e",
@@ -29,6 +30,7 @@ class Count:
 
     Attributes:
         split: its name.
+        source: what the data set was recognised as.
         classes: how many classes it has images of.
         images: how many images.
         fewest: of a class.
@@ -37,6 +39,7 @@ class Count:
     """
 
     split: str
+    source: str
     classes: int
     images: int
     fewest: int
@@ -45,8 +48,9 @@ class Count:
 
     @property
     def is_imagenet(self) -> bool | None:
-        """Whether these are ILSVRC2012's numbers, by class too; None for a split that it does not have."""
-        if self.split not in EXPECTED:
+        """Whether these are ILSVRC2012's numbers, by class too; None for what does not claim to be ILSVRC2012."""
+        claims = self.source in ("archives", "kaggle", "flat") or self.classes + len(self.empty) >= _NEARLY
+        if self.split not in EXPECTED or not claims:
             return None
         expected = (EXPECTED[self.split], NUM_CLASSES, *PER_CLASS[self.split])
         return (self.images, self.classes, self.fewest, self.most) == expected
@@ -57,6 +61,7 @@ def count(scan: Scan) -> Count:
     per_class = np.bincount(scan.labels, minlength=len(scan.classes))
     return Count(
         split=scan.split,
+        source=scan.kind,
         classes=int((per_class > 0).sum()),
         images=len(scan),
         fewest=int(per_class.min(initial=len(scan))),
@@ -69,12 +74,12 @@ def check_md5(folder: Path) -> list[str]:
     """Checks the official archives that are in a folder, a line each.
 
     Raises:
-        InputError: for the first whose MD5 is another, or where there is none.
+        InputError: where the MD5 of one is another, or there is none.
     """
     found = [folder / name for name in MD5 if (folder / name).is_file()]
     if not found:
         raise InputError(f"{folder} holds none of {', '.join(MD5)}: name the folder of the archives.")
-    lines = []
+    lines, wrong = [], []
     for path in found:
         digest = hashlib.md5(usedforsecurity=False)
         with (
@@ -87,8 +92,10 @@ def check_md5(folder: Path) -> list[str]:
                 digest.update(block)
                 bar.update(len(block))
         if digest.hexdigest() != MD5[path.name]:
-            raise InputError(
-                f"{path} has the MD5 {digest.hexdigest()} where {MD5[path.name]} is official: download it again."
-            )
-        lines.append(f"{path.name}: MD5 as published")
+            wrong.append(path.name)
+            lines.append(f"{path.name}: MD5 {digest.hexdigest()}, where {MD5[path.name]} is published")
+        else:
+            lines.append(f"{path.name}: MD5 as published")
+    if wrong:
+        raise InputError(f"{'; '.join(lines)}: download {' and '.join(wrong)} again.")
     return lines

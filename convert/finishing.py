@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,11 +18,11 @@ import numpy.typing as npt
 from convert.beton import write_beton
 from convert.beton_policy import BetonPolicy
 from convert.locking import one_at_a_time, take_shards
-from convert.plan import read_settings, records_of, settings_digest, shard_files, shard_name, unfinished_splits
+from convert.plan import PLAN, read_settings, records_of, settings_digest, shard_files, shard_name, unfinished_splits
 from convert.shard import ShardRecord, read_record
 from loaders.errors import InputError
 from loaders.files import clear_unfinished, write_atomically
-from loaders.manifest import FORMAT, NAME, FileEntry, read_manifest
+from loaders.manifest import FORMAT, NAME, FileEntry, is_converted, read_manifest
 
 QUARANTINE = "quarantine.jsonl"
 
@@ -30,7 +31,7 @@ class TooManyBad(InputError):
     """More images were left out than --max_bad allows. All shards are finished; only the manifest lacks the split."""
 
 
-def merge(out: Path, split: str, *, max_bad: float) -> Mapping[str, Any]:
+def merge(out: Path, split: str, *, max_bad: float, workers: int) -> Mapping[str, Any]:
     """Joins the parts of a split. Arguments, result and errors are those of `finish`.
 
     Raises:
@@ -38,10 +39,14 @@ def merge(out: Path, split: str, *, max_bad: float) -> Mapping[str, Any]:
     """
     plan = _begun(out, split)
     with take_shards(records_of(out, split), range(plan["settings"]["shards"])):
-        return finish(out, split, max_bad=max_bad)
+        joined = read_manifest(out).values["splits"].get(split) if is_converted(out) else None
+        if joined and joined.get("fingerprint") == plan["settings"]["source"]["fingerprint"]:
+            remove_leftovers(out, split, joined)  # an earlier call was killed on its last steps
+            return dict(joined)
+        return finish(out, split, max_bad=max_bad, workers=workers)
 
 
-def finish(out: Path, split: str, *, max_bad: float) -> Mapping[str, Any]:
+def finish(out: Path, split: str, *, max_bad: float, workers: int) -> Mapping[str, Any]:
     """Makes a converted split of its shards, FFCV's file included where one is wanted.
 
     The caller holds the shards, by `convert.locking.take_shards`.
@@ -50,6 +55,7 @@ def finish(out: Path, split: str, *, max_bad: float) -> Mapping[str, Any]:
         out: the converted set's folder.
         split: the split whose shards are all finished.
         max_bad: largest share of images that may have been left out, 0 to 1.
+        workers: threads that decode for FFCV's file.
 
     Returns:
         The split's entry in the manifest.
@@ -58,6 +64,7 @@ def finish(out: Path, split: str, *, max_bad: float) -> Mapping[str, Any]:
         TooManyBad: where too many images were left out.
         InputError: where shards are missing, or the folder holds a set that this split does not belong to. Everything
             that was written stays.
+        OSError: where the disk fails.
     """
     plan = _begun(out, split)
     settings = plan["settings"]
@@ -65,14 +72,17 @@ def finish(out: Path, split: str, *, max_bad: float) -> Mapping[str, Any]:
     _check_records(out, records, settings)
     bad = [entry for record in records for entry in record.bad]
     with one_at_a_time(out):
-        write_quarantine(out, split, bad)
+        quarantine = write_quarantine(out, split, bad)
+        if is_converted(out):  # of other splits, for which the list has to be the one that is there
+            _write_manifest(out, {**read_manifest(out).values, "quarantine": asdict(quarantine)})
     if len(bad) > max_bad * settings["samples"]:
         raise TooManyBad(
             f"{len(bad)} of {settings['samples']} images of {split} cannot be used, more than --max_bad {max_bad}: "
-            f"{out / QUARANTINE} lists them; repair them, or allow more."
+            f"{out / QUARANTINE} lists them; allow more and start again, or repair them and choose another --out."
         )
-    beton = write_beton(out, split, records, BetonPolicy(**settings["beton"])) if settings["beton"] else None
+    beton = write_beton(out, split, records, BetonPolicy(**settings["beton"]), workers) if settings["beton"] else None
     rows = np.concatenate([record.rows for record in records])
+    repaired = {key: what for record in records for key, what in record.repaired.items()}
     index = _write_array(out, f"{split}.index.npy", rows)
     subsets = _subsets(out, split, plan["subsets"], np.concatenate([record.places for record in records]))
     entry = {
@@ -82,7 +92,8 @@ def finish(out: Path, split: str, *, max_bad: float) -> Mapping[str, Any]:
         "per_class": np.bincount(rows["label"], minlength=len(plan["classes"])).tolist(),
         "bytes": int(rows["length"].sum(dtype=np.uint64)),
         "largest": [int(rows["height"].max(initial=0)), int(rows["width"].max(initial=0))],
-        "repaired": {key: what for record in records for key, what in sorted(record.repaired.items())},
+        "repaired": dict(sorted(Counter(repaired.values()).items())),
+        "repaired_list": asdict(_write_repaired(out, split, repaired)) if repaired else None,
         "quarantined": len(bad),
         "fingerprint": settings["source"]["fingerprint"],
         "index": asdict(index),
@@ -94,9 +105,10 @@ def finish(out: Path, split: str, *, max_bad: float) -> Mapping[str, Any]:
         manifest = manifest_for(out, settings, plan["classes"])
         manifest["splits"] = dict(sorted({**manifest["splits"], split: entry}.items()))
         manifest["subsets"] = {**manifest["subsets"], **subsets}
-        text = json.dumps(manifest, indent=1) + "\n"
-        write_atomically(out / NAME, lambda file: file.write(text.encode()))
-        remove_leftovers(out, split, entry)
+        # Another split may have written its part of the list since.
+        manifest["quarantine"] = asdict(write_quarantine(out, split, bad))
+        _write_manifest(out, manifest)
+    remove_leftovers(out, split, entry)
     return entry
 
 
@@ -106,9 +118,15 @@ def remove_leftovers(out: Path, split: str, entry: Mapping[str, Any]) -> None:
     for path in shard_files(out, split):
         if path.name not in named:
             path.unlink()
-    shutil.rmtree(records_of(out, split), ignore_errors=True)
-    if not unfinished_splits(out):  # else another process may be writing there
-        clear_unfinished(out)
+    records = records_of(out, split)
+    for path in records.glob("*"):
+        if path.name != PLAN:  # which says until the last that there is something to remove
+            path.unlink()
+    shutil.rmtree(records, ignore_errors=True)
+    # Not while another process may be writing there; nor in a folder that is read only, for nothing.
+    if not unfinished_splits(out) and any(out.glob(".*")):
+        with one_at_a_time(out):
+            clear_unfinished(out)
 
 
 def _begun(out: Path, split: str) -> dict[str, Any]:
@@ -147,11 +165,21 @@ def _check_records(out: Path, records: Sequence[ShardRecord], settings: Mapping[
     places = [record.places for record in records]
     places.append(np.array([entry["place"] for record in records for entry in record.bad], dtype=np.int64))
     if not np.array_equal(np.sort(np.concatenate(places)), np.arange(settings["samples"])):
-        raise InputError(f"the shards in {out} do not hold every image once: convert again into an empty folder.")
+        raise InputError(f"the shards in {out} do not hold every image once: convert into an empty folder.")
 
 
-def write_quarantine(out: Path, split: str, bad: Sequence[Mapping[str, Any]]) -> None:
-    """Writes what was left out of a split, a JSON object a line, beside what other splits left out."""
+def _write_repaired(out: Path, split: str, repaired: Mapping[str, str]) -> FileEntry:
+    """Writes which images were repaired, and what they were: not into the manifest, which every opening reads."""
+    lines = (json.dumps({"key": key, "was": what}) + "\n" for key, what in sorted(repaired.items()))
+    return _write(out, f"{split}.repaired.jsonl", "".join(lines).encode())
+
+
+def write_quarantine(out: Path, split: str, bad: Sequence[Mapping[str, Any]]) -> FileEntry:
+    """Writes what was left out of a split, a JSON object a line, beside what other splits left out.
+
+    Raises:
+        InputError: where the file that is there is no such list.
+    """
     path = out / QUARANTINE
     lines = path.read_text().splitlines() if path.exists() else []
     try:
@@ -159,8 +187,7 @@ def write_quarantine(out: Path, split: str, bad: Sequence[Mapping[str, Any]]) ->
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} has a line that is no image left out ({error}): move it away.") from error
     kept += [json.dumps({"split": split, **{key: entry[key] for key in ("key", "path", "reason")}}) for entry in bad]
-    text = "".join(f"{line}\n" for line in sorted(kept))
-    write_atomically(path, lambda file: file.write(text.encode()))
+    return _write(out, QUARANTINE, "".join(f"{line}\n" for line in sorted(kept)).encode())
 
 
 def manifest_for(out: Path, settings: Mapping[str, Any], classes: list[str]) -> dict[str, Any]:
@@ -184,7 +211,7 @@ def manifest_for(out: Path, settings: Mapping[str, Any], classes: list[str]) -> 
     }
     path = out / NAME
     if not path.exists():
-        return {**wanted, "splits": {}, "subsets": {}}
+        return {**wanted, "splits": {}, "subsets": {}, "quarantine": None}
     held = dict(read_manifest(out).values)
     for name in ("format", "images", "quality", "seed", "classes"):
         if held.get(name) != wanted[name]:
@@ -209,9 +236,17 @@ def _subsets(
     return found
 
 
+def _write_manifest(out: Path, values: Mapping[str, Any]) -> None:
+    text = json.dumps(values, indent=1) + "\n"
+    write_atomically(out / NAME, lambda file: file.write(text.encode()))
+
+
 def _write_array(out: Path, name: str, values: npt.NDArray[Any]) -> FileEntry:
     buffer = io.BytesIO()
     np.save(buffer, values, allow_pickle=False)
-    data = buffer.getbuffer()
+    return _write(out, name, buffer.getvalue())
+
+
+def _write(out: Path, name: str, data: bytes) -> FileEntry:
     write_atomically(out / name, lambda file: file.write(data))
     return FileEntry(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import re
 import struct
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,15 +13,13 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from loaders.errors import InputError, one_line
-from loaders.reference import MAX_PIXELS
+from loaders.reference import FORMATS, MAX_PIXELS
 
 REPAIR_QUALITY = 95
 _RULE = re.compile(r"(short_side|max_side)=([0-9]+)")
 _START_OF_FRAME = {0xC0, 0xC1, 0xC2}  # baseline, extended and progressive: what every decoder here reads
 _STANDALONE = {0x01, *range(0xD0, 0xD8)}
 _END_OF_IMAGE = b"\xff\xd9"
-# Other plug-ins of Pillow start programs (EPS), or read what no data set of photographs holds.
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 
 
 class BadImage(Exception):
@@ -141,6 +137,8 @@ def _parse(data: bytes) -> tuple[int, int, int, int] | None:
         if data[at] != 0xFF:
             return None
         marker = data[at + 1]
+        if marker == 0x00:  # no marker but an escaped 0xFF, which has no business here
+            return None
         if marker == 0xFF:  # padding before a marker
             at += 1
             continue
@@ -165,10 +163,9 @@ def _parse(data: bytes) -> tuple[int, int, int, int] | None:
 
 def _encode(data: bytes, policy: ImagePolicy, repaired: str | None) -> Stored:
     try:
-        if repaired is None:
-            encoded, height, width = _shrink(data, policy)
-        else:
-            encoded, height, width = _repair(data, policy)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is noted as repaired, or refused
+            encoded, height, width = _shrink(data, policy) if repaired is None else _repair(data, policy)
     except BadImage:
         raise
     except UnidentifiedImageError as error:  # its own message holds an address, another one at every start
@@ -188,7 +185,7 @@ def _shrink(data: bytes, policy: ImagePolicy) -> tuple[bytes, int, int]:
     assert header is not None, "a plain JPEG"
     height, width = policy.size(*header[:2])
     if header[0] >= 2 * height:
-        with _opened(data) as image:
+        with opened(data) as image:
             # Scaling in the DCT domain first, to twice the size at least: an antialiased resize follows.
             image.draft("RGB", (2 * width, 2 * height))
             pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
@@ -200,8 +197,7 @@ def _shrink(data: bytes, policy: ImagePolicy) -> tuple[bytes, int, int]:
 
 def _repair(data: bytes, policy: ImagePolicy) -> tuple[bytes, int, int]:
     """An RGB JPEG of anything that Pillow reads, with its height and width."""
-    with _opened(data) as image:
-        _check_pixels(image.height, image.width)
+    with opened(data) as image:
         height, width = policy.size(image.height, image.width)
         pixels = _rgb(image)
     if pixels.size != (width, height):
@@ -211,26 +207,35 @@ def _repair(data: bytes, policy: ImagePolicy) -> tuple[bytes, int, int]:
     return out.getvalue(), height, width
 
 
-@contextlib.contextmanager
-def _opened(data: bytes) -> Iterator[Image.Image]:
+def opened(data: bytes | memoryview) -> Image.Image:
+    """The image, whose pixels are not decoded yet, by Pillow's plug-ins for photographs alone.
+
+    Raises:
+        BadImage: where its header claims more pixels than any image of these sets has.
+        Exception: nearly any, where Pillow cannot open it.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what is noted as repaired, or refused
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            yield image
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    _check_pixels(image.height, image.width)
+    return image
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise BadImage("its pixels are floating-point numbers, whose range nobody knows")
     if image.mode.startswith("I"):  # 16 bits, where Pillow cuts at 255, which leaves white
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65_535:
+            raise BadImage("its pixels are numbers of 32 bits, whose range nobody knows")
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
     return image.convert("RGB")
 
 
 def _oddity(data: bytes) -> str:
     """What an image is that no plain JPEG is: its format and mode, as Pillow names them."""
     try:
-        with _opened(data) as image:
+        with opened(data) as image:
             return f"{image.format} {image.mode}"
     except Exception:
         return "unknown"

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from loaders.errors import InputError
-from loaders.files import take_lock
+from loaders.files import explained_locks, take_lock
 
-_LOCK = ".lock"
+LOCK = ".lock"
 
 
 def take_shards(records: Path, numbers: Iterable[int]) -> BinaryIO:
@@ -27,11 +26,14 @@ def take_shards(records: Path, numbers: Iterable[int]) -> BinaryIO:
 
     Raises:
         InputError: where another process holds one of them.
+        OSError: where the file cannot be made, or its file system has no locks.
     """
-    file = (records / _LOCK).open("ab")
+    path = records / LOCK
+    file = path.open("ab")
     try:
-        for number in numbers:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+        with explained_locks(path):
+            for number in numbers:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
     except (BlockingIOError, PermissionError) as error:  # which of them is the system's choice
         file.close()
         raise InputError(
@@ -45,21 +47,16 @@ def take_shards(records: Path, numbers: Iterable[int]) -> BinaryIO:
 
 @contextlib.contextmanager
 def one_at_a_time(out: Path) -> Iterator[None]:
-    """Waits until no other process is in such a block for the folder: two splits may be finished at the same time."""
-    path = out / _LOCK
+    """Waits until no other process of this machine is in such a block for the folder, as where two splits are finished
+    at the same time.
+
+    Raises:
+        OSError: where the folder cannot be written to, or its file system has no locks.
+    """
+    path = out / LOCK
     file = take_lock(path, wait=True)
-    while not _is(path, file.fileno()):  # the one before has removed it
-        file.close()
-        file = take_lock(path, wait=True)
     try:
         yield
     finally:
         path.unlink(missing_ok=True)
         file.close()
-
-
-def _is(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False

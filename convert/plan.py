@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import glob
 import hashlib
 import importlib.metadata
 import json
@@ -78,6 +79,7 @@ class Plan:
             yield ShardTask(
                 number=number,
                 name=shard_name(scan.split, number),
+                root=scan.root,
                 out=self.out,
                 records=self.records,
                 policy=self.policy,
@@ -90,7 +92,6 @@ class Plan:
     def settings(self) -> dict[str, Any]:
         """All that decides what is written, as plain values."""
         return {
-            "versions": versions(),
             "source": {"kind": self.scan.kind, "fingerprint": self.scan.fingerprint},
             "split": self.scan.split,
             "samples": len(self.scan),
@@ -100,6 +101,7 @@ class Plan:
             "shards": self.num_shards,
             "keep_shards": self.keep_shards,
             "beton": asdict(self.beton) if self.beton else None,
+            "versions": versions(encodes=self.policy.rule != "original", ffcv=self.beton is not None),
         }
 
     def begin(self) -> None:
@@ -112,7 +114,7 @@ class Plan:
         wanted = self.settings
         held = read_settings(self.out, self.scan.split)
         split = self.scan.split
-        foreign = [] if held else [*shard_files(self.out, split), *self.out.glob(f"{split}.beton")]
+        foreign = [] if held else [*shard_files(self.out, split), *self.out.glob(f"{glob.escape(split)}.beton")]
         if foreign:
             raise InputError(
                 f"{foreign[0]} is in the way and would be overwritten, as no conversion that is going on has written "
@@ -141,10 +143,15 @@ def shuffled(samples: int, seed: int) -> Ints:
     return Order(num_samples=samples, global_batch=samples, shuffle="global", seed=seed).batch(0, 0)[0]
 
 
-def versions() -> dict[str, str]:
-    """Of what decides the bytes of images that are encoded anew, and of FFCV's file."""
+def versions(*, encodes: bool, ffcv: bool) -> dict[str, str]:
+    """Of what decides the bytes that are written, which machines that share the work must agree on.
+
+    Args:
+        encodes: whether images are made smaller; repairs are Pillow's in any case.
+        ffcv: whether FFCV writes a file.
+    """
     found = {"twistnet": VERSION, "libjpeg_turbo": str(features.version("libjpeg_turbo"))}
-    for name in ("pillow", "torch", "torchvision", "ffcv"):
+    for name in ("pillow", *(("torch", "torchvision") if encodes else ()), *(("ffcv",) if ffcv else ())):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
@@ -169,9 +176,12 @@ def read_settings(out: Path, split: str) -> dict[str, Any] | None:
     """What `Plan.begin` has written: settings, classes and subsets; None where nothing was begun."""
     try:
         found: dict[str, Any] = json.loads((records_of(out, split) / PLAN).read_text())
+        int(found["settings"]["shards"]), found["settings"]["source"]["fingerprint"]
+        found["settings"]["samples"], found["settings"]["keep_shards"], found["settings"]["beton"]
+        found["classes"], found["subsets"]
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError as error:
+    except (ValueError, KeyError, TypeError) as error:
         torn = records_of(out, split) / PLAN
         raise InputError(f"{torn} is torn ({error}): copy it again, or convert into an empty folder.") from error
     return found
@@ -184,7 +194,8 @@ def shard_name(split: str, number: int) -> str:
 
 def shard_files(out: Path, split: str) -> list[Path]:
     """The tars of a split and DALI's indexes, sorted: by their names, whoever has written them."""
-    return sorted(path for suffix in ("tar", "idx") for path in out.glob(f"{split}-{'[0-9]' * 6}.{suffix}"))
+    name = f"{glob.escape(split)}-{'[0-9]' * 6}"
+    return sorted(path for suffix in ("tar", "idx") for path in out.glob(f"{name}.{suffix}"))
 
 
 def num_shards(total_bytes: int, samples: int, target_bytes: int, least: int) -> int:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import TextIO
+
+import numpy as np
 
 from convert.estimate import refuse_a_small_disk
 from convert.scan import Scan
 from convert.shard import read_bytes
 from convert.sources import recognise
+from convert.sources.listing import folders
 from convert.threads import in_threads
 from loaders.errors import InputError
 from loaders.files import take_lock
@@ -25,10 +29,15 @@ def kind_of(path: Path, out: Path, kind: str) -> str:
         path: the source's folder.
         out: where the tree goes.
         kind: "auto" or one of `convert.sources.KINDS`, which stays.
+
+    Raises:
+        InputError: where the folder holds nothing but the tree.
     """
     if kind != "auto" or not (path.exists() and out.exists() and path.samefile(out)):
         return kind
     others = [found for found, _ in recognise(path) if found != "tree"]
+    if not others:
+        raise InputError(f"{path} is such a tree already: name another --out to copy it.")
     return others[0] if len(others) == 1 else kind
 
 
@@ -43,16 +52,19 @@ def prepare(scan: Scan, out: Path, workers: int) -> int:
 
     Raises:
         InputError: where the disk is too small, files of another size are in the way that no earlier start can have
-            left, another process writes there, or the source changed meanwhile.
+            left, two images have one name, another process writes there, or the source changed meanwhile.
+        OSError: where source or target fail.
     """
     if workers < 1:
         raise InputError(f"workers {workers} is too small: take at least 1.")
     folder = out / scan.split
 
+    def name_of(place: int) -> str:
+        inside = f"{scan.classes[scan.labels[place]]}/"  # which a WebDataset's keys need not have
+        return f"{inside}{scan.keys[place].removeprefix(inside)}.JPEG"
+
     def target(place: int) -> Path:
-        member = scan.member(place)
-        inside = f"{scan.classes[member.label]}/"  # which a WebDataset's keys need not have
-        return folder / inside / f"{member.key.removeprefix(inside)}.JPEG"
+        return folder / name_of(place)
 
     def size(place: int) -> int:
         try:
@@ -67,6 +79,10 @@ def prepare(scan: Scan, out: Path, workers: int) -> int:
         temporary.write_bytes(read_bytes(member))
         os.replace(temporary, path)
 
+    _check_a_tree_can_hold(scan, folder)
+    twice = [name for name, count in Counter(map(name_of, range(len(scan)))).items() if count > 1]
+    if twice:
+        raise InputError(f"{scan.root} has two images that would be {folder / twice[0]}: rename one.")
     found = in_threads(size, len(scan), workers, desc=f"looking into {folder}")
     places = [place for place, size in enumerate(found) if size != scan.length[place]]
     torn = [place for place in places if found[place] != _MISSING]
@@ -85,6 +101,23 @@ def prepare(scan: Scan, out: Path, workers: int) -> int:
         os.sync()  # once for all, where a million files synced one by one would take hours on a disk that turns
         (folder / PREPARING).unlink()
     return len(places)
+
+
+def _check_a_tree_can_hold(scan: Scan, folder: Path) -> None:
+    if scan.subsets:
+        raise InputError(f"{scan.root} has folds, which a tree would lose: use it as it is, or convert it.")
+    empty = np.flatnonzero(np.bincount(scan.labels, minlength=len(scan.classes)) == 0)
+    if scan.split == "train" and len(empty):
+        raise InputError(
+            f"{scan.root} has no images of class {scan.classes[empty[0]]} and {len(empty) - 1} others, without which a "
+            "tree would number the rest anew: convert it to shards instead."
+        )
+    others = set(folders(folder)) - set(scan.classes)
+    if others:
+        raise InputError(
+            f"{folder} holds {min(others)}, a class of another data set, and {len(others) - 1} more: "
+            "choose another --out."
+        )
 
 
 def _take(folder: Path, scan: Scan) -> TextIO:

@@ -1,4 +1,4 @@
-"""Writes shards on all cores, with a bar, and stops all of them at the first error."""
+"""Writes shards on all cores, tells how far it is, and stops all of them at the first error."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from ctypes import c_bool, c_int64
+from multiprocessing import forkserver
 from typing import Any
 
-from tqdm import tqdm
-
+from convert.progress import Progress
 from convert.shard import ShardTask, write_shard
 from loaders.errors import InputError
 
@@ -30,12 +29,13 @@ class _Stopped(Exception):
     """Another process met an error."""
 
 
-def write_shards(tasks: Sequence[ShardTask], workers: int) -> None:
+def write_shards(tasks: Sequence[ShardTask], workers: int, desc: str = "") -> None:
     """Writes shards.
 
     Args:
         tasks: the shards, at least one sample each; none is fine too.
         workers: processes.
+        desc: what stands before the progress.
 
     Raises:
         InputError, OSError: the first error of any process; the shards that were finished stay.
@@ -44,17 +44,16 @@ def write_shards(tasks: Sequence[ShardTask], workers: int) -> None:
     # One process imports what all of them need, and they are its copies.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["convert.shard", *(["torchvision.io"] if encodes else [])])
+    _start_server()
     images, read, stop = context.Value(c_int64), context.Value(c_int64), context.Value(c_bool)
     total = sum(len(task.members) for task in tasks)
-    # Without a terminal a bar would fill the log.
-    bar = tqdm(total=total, unit="img", unit_scale=True, disable=not sys.stderr.isatty(), dynamic_ncols=True)
     processes = max(1, min(workers, len(tasks)))
     with (
-        bar,
+        Progress(total, desc=desc) as progress,
         ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(images, read, stop, encodes)) as pool,
     ):
         futures: list[Future[None]] = [pool.submit(_write, task) for task in tasks]
-        with _shown(bar, images, read):
+        with _shown(progress, images, read):
             try:
                 done, _ = wait(futures, return_when=FIRST_EXCEPTION)
             except BaseException:
@@ -73,17 +72,35 @@ def write_shards(tasks: Sequence[ShardTask], workers: int) -> None:
                 raise first
 
 
+def _start_server() -> None:
+    """Starts the process that all others are copies of, so that neither Ctrl-C nor the working directory reach it."""
+    kept = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"  # else a convert.py in the working directory would be imported for ours
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
+    try:
+        forkserver.ensure_running()
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, handler)
+        if kept is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = kept
+
+
 @contextlib.contextmanager
-def _shown(bar: Any, images: Any, read: Any) -> Iterator[None]:
-    """Moves the bar from a thread of its own while the block waits."""
+def _shown(progress: Progress, images: Any, read: Any) -> Iterator[None]:
+    """Tells the progress from a thread of its own while the block waits."""
     ended, start = threading.Event(), time.monotonic()
 
     def follow() -> None:
-        last = False
+        last, told = False, 0
         while not last:
             last = ended.wait(_POLL_S)
-            bar.set_postfix_str(f"{read.value / 1e6 / (time.monotonic() - start):,.0f} MB/s", refresh=False)
-            bar.update(images.value - bar.n)
+            done = images.value
+            progress.update(done - told, f"{read.value / 1e6 / (time.monotonic() - start):,.0f} MB/s")
+            told = done
 
     thread = threading.Thread(target=follow, name="twistnet-progress", daemon=True)
     thread.start()

@@ -24,6 +24,7 @@ class Member(NamedTuple):
     offset: int
     length: int
     label: int
+    modified: int  # the file's time of change in ns since 1970
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,7 +37,8 @@ class Scan:
         root: the source's folder.
         split: "train", "val", ...; "all" for DTD, whose splits are subsets of the same images.
         classes: sorted names; a label is a place in them (a WebDataset's are in the order of its labels).
-        files: paths relative to `root` that hold the bytes: an image each, or archives.
+        files: (F,) paths relative to `root` that hold the bytes: an image each, or archives.
+        modified: (F,) when each was changed last, in ns since 1970.
         keys: (N,) unique names, <class>/<stem> where classes have folders: what names a sample to a person.
         file: (N,) place in `files`.
         offset: (N,) where the sample's bytes begin in its file.
@@ -51,6 +53,7 @@ class Scan:
     split: str
     classes: tuple[str, ...]
     files: tuple[str, ...]
+    modified: Ints
     keys: tuple[str, ...]
     file: Ints
     offset: Ints
@@ -71,11 +74,13 @@ class Scan:
 
     def member(self, place: int) -> Member:
         """One sample, by its place."""
+        file = self.file[place]
         return Member(
             place=place,
             key=self.keys[place],
-            path=str(self.root / self.files[self.file[place]]),
+            path=str(self.root / self.files[file]),
             offset=int(self.offset[place]),
             length=int(self.length[place]),
             label=int(self.labels[place]),
+            modified=int(self.modified[file]),
         )

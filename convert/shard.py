@@ -26,6 +26,7 @@ from loaders.files import write_atomically
 from loaders.manifest import INDEX_DTYPE, FileEntry
 
 BLOCK = tarfile.BLOCKSIZE
+MAX_IMAGE_BYTES = 1 << 29  # about twice the raw pixels of the largest image that is taken
 IMAGE_SUFFIX, LABEL_SUFFIX = "jpg", "cls"
 
 
@@ -36,6 +37,7 @@ class ShardTask:
     Attributes:
         number: its place among the split's shards.
         name: of the tar.
+        root: the source's folder, which paths are told relative to.
         out: the folder that it goes to.
         records: the folder that its record goes to.
         policy: what is stored of an image.
@@ -45,6 +47,7 @@ class ShardTask:
 
     number: int
     name: str
+    root: Path
     out: Path
     records: Path
     policy: ImagePolicy
@@ -86,7 +89,7 @@ def write_shard(task: ShardTask, count: Callable[[int], object]) -> None:
         InputError: where the source changed since it was scanned.
         OSError: where the source cannot be read or the target not written; what was finished stays.
     """
-    writer = _TarWriter()
+    writer = TarWriter()
     rows: list[tuple[int, ...]] = []
     places: list[int] = []
     repaired: dict[str, str] = {}
@@ -98,7 +101,8 @@ def write_shard(task: ShardTask, count: Callable[[int], object]) -> None:
             try:
                 stored = store(read_bytes(member), task.policy)
             except BadImage as error:
-                bad.append({"place": member.place, "key": member.key, "path": member.path, "reason": str(error)})
+                path = os.path.relpath(member.path, task.root)
+                bad.append({"place": member.place, "key": member.key, "path": path, "reason": str(error)})
             else:
                 offset = writer.add(member.key, stored.data, member.label)
                 checksum = zlib.crc32(stored.data)
@@ -152,7 +156,7 @@ def read_record(out: Path, records: Path, name: str) -> ShardRecord | None:
     return found if whole else None
 
 
-class _TarWriter:
+class TarWriter:
     """Regular members with nothing of the moment in them: no time, no owner, so that equal samples give equal bytes."""
 
     def begin(self, file: BinaryIO) -> None:
@@ -215,20 +219,23 @@ def read_bytes(member: Member) -> bytes:
     """The bytes of a sample of the source.
 
     Raises:
+        BadImage: where they are more than any image of these sets has.
         InputError: where the file changed since it was scanned.
         OSError: where it cannot be read.
     """
+    if member.length > MAX_IMAGE_BYTES:
+        raise BadImage(f"it has {member.length:,} bytes, more than the limit of {MAX_IMAGE_BYTES:,}")
     opened = _open(member.path)  # held, since other threads may push it out of the cache, which closes it
     try:
-        size = os.fstat(opened.number).st_size
+        now = os.fstat(opened.number)
         data = os.pread(opened.number, member.length, member.offset)
     except OSError as error:
         raise OSError(error.errno, error.strerror, member.path) from error
     alone = member.offset == 0 and not member.path.endswith(".tar")
-    if len(data) != member.length or (alone and size != member.length):
+    if len(data) != member.length or (alone and now.st_size != member.length) or now.st_mtime_ns != member.modified:
         raise InputError(
             f"{member.path} changed while it was converted: {member.key} had {member.length} bytes when it was "
-            "scanned; convert anew once nothing writes there any more."
+            "scanned; start again once nothing writes there any more."
         )
     return data
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
+from convert.images import opened
 from loaders.errors import InputError
 from loaders.files import write_atomically
-from loaders.manifest import open_index, read_manifest
+from loaders.manifest import NAME, Manifest, open_index, read_manifest
 from loaders.opening import open_store
 
 _BINS = (0, 64, 128, 256, 320, 384, 448, 512, 640, 1024, 2048, 65536)
@@ -18,8 +18,25 @@ _TILE, _COLUMNS, _ROWS, _CAPTION = 128, 8, 6, 16
 
 
 def describe(folder: Path) -> str:
-    """Counts, sizes and a histogram of image sides, as text."""
+    """Counts, sizes and a histogram of image sides, as text.
+
+    Raises:
+        InputError: where the manifest lacks what twistnet convert writes.
+    """
     manifest = read_manifest(folder)
+    try:
+        return _described(manifest)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(
+            f"{folder / NAME} says too little ({reason}): convert the data set into a new folder."
+        ) from error
+
+
+def _described(manifest: Manifest) -> str:
+    folder = manifest.folder
     values = manifest.values
     lines = [
         f"{folder}: {len(manifest.classes)} classes, images {values['images']}, "
@@ -34,7 +51,7 @@ def describe(folder: Path) -> str:
         lines += [
             "",
             f"{name}: {split.samples:,} images, {entry['bytes'] / 1e9:,.2f} GB, {fewest} to {most} a class, {files}",
-            f"  from {entry['source']}, {len(entry['repaired'])} repaired, {entry['quarantined']} quarantined",
+            f"  from {entry['source']}, {sum(entry['repaired'].values())} repaired, {entry['quarantined']} quarantined",
             "  shorter side in pixels",
             *_histogram(np.minimum(rows["height"], rows["width"])),
         ]
@@ -84,7 +101,7 @@ def draw_samples(folder: Path, split: str, path: Path, seed: int = 0) -> Path:
     for place, sample in enumerate(chosen):
         left, top = place % _COLUMNS * _TILE, place // _COLUMNS * (_TILE + _CAPTION)
         data = store.read(int(sample))
-        image = Image.fromarray(data) if isinstance(data, np.ndarray) else Image.open(io.BytesIO(data))
+        image = Image.fromarray(data) if isinstance(data, np.ndarray) else opened(data)
         sheet.paste(ImageOps.fit(image.convert("RGB"), (_TILE, _TILE)), (left, top))
         draw.text((left + 2, top + _TILE + 2), store.classes[store.labels[sample]][:20], fill="black")
     write_atomically(path, lambda file: sheet.save(file, format="PNG"))

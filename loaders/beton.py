@@ -149,13 +149,15 @@ class ConvertedBetonStore(BetonStore):
         self._folder, self._split = folder, name
         self._rows: _Structs = np.asarray(open_index(folder, split))
         if len(self) != split.samples:
-            raise InputError(f"{path} holds {len(self)} samples where {NAME} says {split.samples}: convert again.")
+            raise InputError(
+                f"{path} holds {len(self)} samples where {NAME} says {split.samples}: convert into a new folder."
+            )
         wrong = self.labels != self._rows["label"]
         if wrong.any():
             sample = int(wrong.argmax())
             raise InputError(
                 f"{path} gives sample {sample} label {self.labels[sample]} where {split.index.name} says "
-                f"{self._rows['label'][sample]}: convert again."
+                f"{self._rows['label'][sample]}: convert into a new folder."
             )
 
     def __reduce__(self) -> tuple[object, tuple[Path, str]]:

@@ -7,7 +7,7 @@ import errno
 import fcntl
 import os
 import uuid
-from collections.abc import Callable, Container
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
@@ -57,24 +57,42 @@ def take_lock(path: Path, *, wait: bool = False) -> TextIO:
         BlockingIOError: another one holds it, and `wait` is false.
         OSError: the file cannot be made.
     """
-    file = path.open("a")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BaseException:
+    while True:
+        file = path.open("a")
+        try:
+            with explained_locks(path):
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                return file
+        except FileNotFoundError:
+            pass  # the one before has removed it
+        except BaseException:
+            file.close()
+            raise
         file.close()
-        raise
-    return file
 
 
-def clear_unfinished(folder: Path, stems: Container[str] | None = None) -> None:
+@contextlib.contextmanager
+def explained_locks(path: Path) -> Iterator[None]:
+    """Says which file it is, and what to do, where a file system has no locks."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP):
+            raise
+        reason = f"its file system has no locks ({error.strerror}): mount it with them (-o flock), or choose another"
+        raise OSError(error.errno, reason, str(path)) from error
+
+
+def clear_unfinished(folder: Path, of: Callable[[str], bool] = lambda _: True) -> None:
     """Removes the temporary files of `write_atomically` that killed processes have left in a folder.
 
     Args:
         folder: where to look; not in folders below it.
-        stems: only those of files whose name begins with one of these, up to its first dot; None: all of them.
+        of: given the name of the file that was to be, whether it is meant.
     """
     for path in folder.glob(f".*.{'[0-9a-f]' * 32}.tmp"):
-        if stems is None or path.name[1:].partition(".")[0] in stems:
+        if of(path.name[1 : -len(".tmp") - 33]):
             path.unlink(missing_ok=True)
 
 

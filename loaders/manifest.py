@@ -60,6 +60,7 @@ class Split:
         shards: the tars, in order; empty where only a beton was written.
         dali: DALI's indexes of them.
         beton: FFCV's file, or None.
+        repaired: the list of images that were repaired, or None where there are none.
     """
 
     samples: int
@@ -67,6 +68,12 @@ class Split:
     shards: tuple[FileEntry, ...]
     dali: tuple[FileEntry, ...]
     beton: FileEntry | None
+    repaired: FileEntry | None
+
+    @property
+    def files(self) -> tuple[FileEntry, ...]:
+        """All of them."""
+        return (self.index, *self.shards, *self.dali, *(entry for entry in (self.beton, self.repaired) if entry))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +85,7 @@ class Manifest:
         classes: names; a label is a place in them.
         splits: by name.
         subsets: named selections of a split's samples, as DTD's folds are: name -> (split, file of int64 ids).
+        quarantine: the list of images that were left out of any split.
         values: the whole file, for those who want to know how it was made.
     """
 
@@ -85,6 +93,7 @@ class Manifest:
     classes: tuple[str, ...]
     splits: Mapping[str, Split]
     subsets: Mapping[str, tuple[str, FileEntry]]
+    quarantine: FileEntry | None
     values: Mapping[str, Any]
 
 
@@ -104,23 +113,27 @@ def read_manifest(path: Path) -> Manifest:
         values = json.loads(file.read_text("utf-8"))
         found = values["format"]
         if found != FORMAT:
-            raise InputError(f"{file} has format {found}, this version reads {FORMAT}: convert the data set again.")
+            raise InputError(
+                f"{file} has format {found}, this version reads {FORMAT}: convert the data set into a new folder."
+            )
         return Manifest(
             folder=path,
             classes=tuple(str(name) for name in values["classes"]),
-            splits={name: _split(entry) for name, entry in values["splits"].items()},
+            splits={_plain(name): _split(entry) for name, entry in values["splits"].items()},
             subsets={
-                name: (str(entry["split"]), _file(entry["ids"])) for name, entry in values.get("subsets", {}).items()
+                _plain(name): (str(entry["split"]), _file(entry["ids"]))
+                for name, entry in values.get("subsets", {}).items()
             },
+            quarantine=_file(values["quarantine"]) if values.get("quarantine") else None,
             values=values,
         )
     except FileNotFoundError as error:
         raise InputError(f"{file} does not exist: name a folder that twistnet convert has written.") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         if isinstance(error, InputError):
             raise
         reason = f"{type(error).__name__}: {error}"
-        raise InputError(f"{file} is no manifest ({reason}): convert the data set again.") from error
+        raise InputError(f"{file} is no manifest ({reason}): convert the data set into a new folder.") from error
 
 
 def check_size(folder: Path, entry: FileEntry) -> Path:
@@ -133,10 +146,12 @@ def check_size(folder: Path, entry: FileEntry) -> Path:
     try:
         size = path.stat().st_size
     except FileNotFoundError as error:
-        raise InputError(f"{path} is missing though {NAME} names it: copy it here, or convert again.") from error
+        raise InputError(
+            f"{path} is missing though {NAME} names it: copy it here, or convert into a new folder."
+        ) from error
     if size != entry.size:
         raise InputError(
-            f"{path} has {size:,} bytes where {NAME} says {entry.size:,}: copy it again, or convert again."
+            f"{path} has {size:,} bytes where {NAME} says {entry.size:,}: copy it again, or convert into a new folder."
         )
     return path
 
@@ -151,13 +166,13 @@ def open_index(folder: Path, split: Split) -> npt.NDArray[np.void]:
     try:
         rows: npt.NDArray[np.void] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise InputError(f"{path} is no index ({error}): copy it again, or convert again.") from error
+        raise InputError(f"{path} is no index ({error}): copy it again, or convert into a new folder.") from error
     if not isinstance(rows, np.ndarray):  # numpy opens archives of arrays too
-        raise InputError(f"{path} is no index but a {type(rows).__name__}: convert again.")
+        raise InputError(f"{path} is no index but a {type(rows).__name__}: convert into a new folder.")
     if rows.dtype != INDEX_DTYPE or rows.shape != (split.samples,):
         raise InputError(
             f"{path} holds {rows.shape} rows of {rows.dtype.names} where {NAME} says {split.samples} samples: "
-            "convert again."
+            "convert into a new folder."
         )
     return rows
 
@@ -170,11 +185,16 @@ def _split(entry: Mapping[str, Any]) -> Split:
         shards=tuple(_file(shard) for shard in entry["shards"]),
         dali=tuple(_file(index) for index in entry.get("dali", ())),
         beton=_file(beton) if beton else None,
+        repaired=_file(entry["repaired_list"]) if entry.get("repaired_list") else None,
     )
 
 
 def _file(entry: Mapping[str, Any]) -> FileEntry:
-    name = str(entry["name"])
-    if Path(name).name != name:
-        raise ValueError(f"the file name {name!r} leads out of the folder")
-    return FileEntry(name=name, size=int(entry["size"]), sha256=str(entry["sha256"]))
+    return FileEntry(name=_plain(str(entry["name"])), size=int(entry["size"]), sha256=str(entry["sha256"]))
+
+
+def _plain(name: str) -> str:
+    # Of splits too: files are named after them.
+    if Path(name).name != name or name in ("", ".", "..") or not name.isprintable():
+        raise ValueError(f"the name {name!r} leads out of the folder")
+    return name

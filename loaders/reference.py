@@ -18,6 +18,8 @@ from PIL import Image, UnidentifiedImageError
 from loaders.types import Encoded, Failures
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit, a quarter of a gibibyte as RGB
+# Pillow's other plug-ins start programs (EPS), or read what no data set of photographs holds.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 _AT_ONCE = 8  # images
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -107,7 +109,7 @@ def _checked(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def _open(encoded: bytes | memoryview) -> Image.Image:
-    image = Image.open(io.BytesIO(encoded))
+    image = Image.open(io.BytesIO(encoded), formats=FORMATS)
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"{image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS}")
     return image

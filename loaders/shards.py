@@ -151,7 +151,8 @@ def check_labels(file: Path, labels: npt.NDArray[np.integer], classes: Sequence[
     if wrong.any():
         sample = int(wrong.argmax())
         raise InputError(
-            f"{file} gives sample {sample} label {labels[sample]} of {len(classes)} classes from 0: convert again."
+            f"{file} gives sample {sample} label {labels[sample]} of {len(classes)} classes from 0: "
+            "convert into a new folder."
         )
 
 
@@ -162,7 +163,7 @@ def _check_rows(manifest: Manifest, split: Split, rows: npt.NDArray[np.void]) ->
         sample = int(outside.argmax())
         raise InputError(
             f"{file} puts sample {sample} into shard {shard[sample]} where {NAME} names {len(split.shards)}: "
-            "convert again."
+            "convert into a new folder."
         )
     sizes = np.array([entry.size for entry in split.shards], dtype=np.uint64)[shard]
     # Not offset + length > size: a sum near 2**64 would wrap around and pass. This difference wraps where the first
@@ -174,7 +175,7 @@ def _check_rows(manifest: Manifest, split: Split, rows: npt.NDArray[np.void]) ->
         entry = split.shards[shard[sample]]
         raise InputError(
             f"{file} puts sample {sample} at byte {rows['offset'][sample]:,} with {rows['length'][sample]:,} bytes, "
-            f"outside {entry.name} of {entry.size:,} bytes: convert again."
+            f"outside {entry.name} of {entry.size:,} bytes: convert into a new folder."
         )
     check_labels(file, rows["label"], manifest.classes)
 

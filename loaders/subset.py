@@ -94,19 +94,26 @@ def find_split(manifest: Manifest, name: str) -> tuple[str, npt.NDArray[np.int64
         raise InputError(f"{manifest.folder} has no split {name!r}: it has {known}.")
     base, entry = manifest.subsets[name]
     if base not in manifest.splits:
-        raise InputError(f"subset {name!r} of {manifest.folder} is of a missing split {base!r}: convert again.")
+        raise InputError(
+            f"subset {name!r} of {manifest.folder} is of a missing split {base!r}: convert into a new folder."
+        )
     path, samples = check_size(manifest.folder, entry), manifest.splits[base].samples
     try:
         ids = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise InputError(f"{path} is no array of ids ({error}): copy it again, or convert again.") from error
+        raise InputError(
+            f"{path} is no array of ids ({error}): copy it again, or convert into a new folder."
+        ) from error
     if not isinstance(ids, np.ndarray) or ids.ndim != 1 or ids.dtype != np.int64 or not len(ids):
         found = f"{ids.shape} of {ids.dtype}" if isinstance(ids, np.ndarray) else type(ids).__name__
-        raise InputError(f"{path} holds {found} where int64 ids are due: convert again.")
+        raise InputError(f"{path} holds {found} where int64 ids are due: convert into a new folder.")
     if ids.min() < 0 or ids.max() >= samples:
         raise InputError(
-            f"{path} holds ids {ids.min()} to {ids.max()} where split {base!r} has {samples} samples: convert again."
+            f"{path} holds ids {ids.min()} to {ids.max()} where split {base!r} has {samples} samples: "
+            "convert into a new folder."
         )
     if len(np.unique(ids)) != len(ids):
-        raise InputError(f"{path} names {len(ids) - len(np.unique(ids))} samples more than once: convert again.")
+        raise InputError(
+            f"{path} names {len(ids) - len(np.unique(ids))} samples more than once: convert into a new folder."
+        )
     return base, ids

@@ -31,6 +31,9 @@ def test_again_when_all_is_done(images: Path, whole: Path, capsys: Capture) -> N
     assert convert(images, whole) == 0
     assert "converted already" in capsys.readouterr().out
     assert times(whole) == before
+    (whole / ".lock").touch()  # of a kill
+    assert convert(images, whole) == 0
+    assert ".lock" not in names(whole)
 
 
 @pytest.mark.parametrize(
@@ -105,8 +108,60 @@ def test_parts_in_any_order_make_the_whole(images: Path, whole: Path, tmp_path: 
     assert main(["convert", "merge", f"--out={out}"]) == 0
     assert digests(out) == digests(whole)
     assert not [path for path in out.iterdir() if path.is_dir()]
-    assert main(["convert", "merge", f"--out={out}"]) == 1
-    assert "holds no parts" in sentence(capsys)
+    assert main(["convert", "merge", f"--out={out}"]) == 0
+    assert "has no parts that are not joined" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("formats", ["shards", "beton"])
+def test_a_merge_that_was_killed_on_its_last_steps(formats: str, images: Path, tmp_path: Path) -> None:
+    if formats == "beton":
+        pytest.importorskip("ffcv", reason="needs FFCV and its OpenCV", exc_type=ImportError)
+    out = tmp_path / "out"
+    assert convert(images, out, "--part=1/1", f"--formats={formats}") == 0
+    plan = (out / ".val.unfinished" / "plan.json").read_bytes()
+    assert main(["convert", "merge", f"--out={out}"]) == 0
+    expected = digests(out)
+    (out / ".val.unfinished").mkdir()
+    (out / ".val.unfinished" / "plan.json").write_bytes(plan)
+    (out / ".val.unfinished" / "val-000001.json").write_bytes(b"{}")
+    (out / ".lock").touch()
+    assert main(["convert", "merge", f"--out={out}"]) == 0
+    assert digests(out) == expected
+    assert not [name for name in names(out) if name.startswith(".")]
+
+
+def test_what_a_kill_left_goes_before_the_disk_is_asked_for_room(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    assert convert(images, out, "--part=1/3") == 0
+    left = [out / f".val-000002.tar.{'0' * 32}.tmp", out / ".val.beton.tmp"]
+    for path in left:
+        path.write_bytes(b"half")
+    monkeypatch.setattr(
+        "convert.estimate.shutil.disk_usage",
+        lambda _: SimpleNamespace(free=0 if any(path.exists() for path in left) else 1 << 40),
+    )
+    assert convert(images, out) == 0
+
+
+def test_a_module_of_ours_name_in_the_working_directory(images: Path, whole: Path, tmp_path: Path) -> None:
+    """As where people keep a script convert.py beside their data; the command itself does not look there."""
+    pytest.importorskip("ffcv", reason="needs FFCV and its OpenCV", exc_type=ImportError)
+    (tmp_path / "convert.py").write_text("print('mine')\nraise SystemExit(3)\n")
+    program = (
+        "import sys; sys.path[:] = [path for path in sys.path if path]; "
+        "from twistnet.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    )
+    flags = [f"--data_dir={images}", "--out=set", "--min_shards=3", "--workers=2", "--formats=shards,beton"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, "convert", *flags], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "mine" not in done.stdout
+    assert {name: digest for name, digest in digests(tmp_path / "set").items() if name.endswith("tar")} == {
+        name: digest for name, digest in digests(whole).items() if name.endswith("tar")
+    }
 
 
 def test_a_part_leaves_alone_what_another_writes(images: Path, whole: Path, tmp_path: Path) -> None:
@@ -156,7 +211,9 @@ def test_a_part_needs_room_for_itself_alone(
         ("--workers=0", "workers 0 is too small: take at least 1"),
         ("--formats=tar", "format tar is unknown: write shards, beton"),
         ("--max_bad=1.5", "max_bad 1.5 is impossible"),
-        ("--formats=beton --proportion=2", "proportion 2.0 is impossible"),
+        ("--formats=beton --beton=proportion --proportion=2", "proportion 2.0 is impossible"),
+        ("--formats=beton --proportion=0.3", "--proportion 0.3 has no effect without --beton proportion"),
+        ("--beton=raw", "add --formats beton or shards,beton"),
         ("--seed=-1", "seed -1 is out of range"),
         ("--splits=test", "no split 'test'"),
         ("--out={images}", "is the data set's own folder: name another"),

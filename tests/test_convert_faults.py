@@ -160,6 +160,14 @@ def test_too_many_bad_images_of_one_split_leave_the_other_undisturbed(
     assert list(json.loads((out / "manifest.json").read_text())["splits"]) == ["train", "val"]
 
 
+def test_a_file_too_large_for_an_image_is_not_read(broken: Path, tmp_path: Path) -> None:
+    os.truncate(broken / "val" / "cat" / "cat_0.JPEG", (1 << 29) + 1)  # sparse
+    assert convert(broken, tmp_path / "out", "--max_bad=1") == 0
+    assert quarantine(tmp_path / "out") == {"cat/cat_0": "it has 536,870,913 bytes, more than the limit of 536,870,912"}
+    (line,) = (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()
+    assert json.loads(line)["path"] == "val/cat/cat_0.JPEG"
+
+
 def test_a_quarantine_list_of_somebody_elses(images: Path, tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "quarantine.jsonl").write_text("mine\n")
     assert convert(images, tmp_path) == 1
@@ -179,10 +187,23 @@ def task_of(source: Path, out: Path) -> ShardTask:
     members = [scan.member(place) for place in range(len(scan))]
     out.mkdir()
     policy = ImagePolicy.parse("original")
-    return ShardTask(number=0, name="val-000000.tar", out=out, records=out, policy=policy, settings="", members=members)
+    return ShardTask(
+        number=0,
+        name="val-000000.tar",
+        root=source,
+        out=out,
+        records=out,
+        policy=policy,
+        settings="",
+        members=members,
+    )
 
 
-@pytest.mark.parametrize("change", [lambda d: d[:-1], lambda d: d + b"x", lambda _: b""], ids=["cut", "grown", "empty"])
+@pytest.mark.parametrize(
+    "change",
+    [lambda d: d[:-1], lambda d: d + b"x", lambda _: b"", lambda d: d[::-1]],
+    ids=["cut", "grown", "empty", "other bytes"],
+)
 def test_an_image_that_changed_since_the_scan(change: object, broken: Path, tmp_path: Path) -> None:
     assert callable(change)
     task = task_of(broken, tmp_path / "out")
@@ -211,7 +232,7 @@ def test_a_source_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr("os.pread", fail)
     path = next(images.rglob("*.JPEG"))
     with pytest.raises(OSError, match="Input/output error") as raised:
-        read_bytes(Member(0, "key", str(path), 0, 10, 0))
+        read_bytes(Member(0, "key", str(path), 0, 10, 0, 0))
     assert raised.value.filename == str(path)
 
 
@@ -221,7 +242,7 @@ def test_threads_read_their_own_files(tmp_path: Path) -> None:
     for place in range(400):
         path = tmp_path / f"{place}.JPEG"
         path.write_bytes(b"%6d" % place)
-        members.append(Member(place, f"{place}", str(path), 0, 6, 0))
+        members.append(Member(place, f"{place}", str(path), 0, 6, 0, path.stat().st_mtime_ns))
     failed: list[BaseException | int] = []
 
     def read(step: int) -> None:

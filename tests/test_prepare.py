@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -67,7 +70,22 @@ def test_count_says_what_is_there(
     assert count() == 0
     assert "val: 20 images of 5 classes, 4 to 4 a class, ImageNet's number" in capsys.readouterr().out
     assert count("--md5") == 1
-    assert "download it again" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.count(" is published") == 3
+    assert "download ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz again" in said
+    known = {
+        name: hashlib.md5((sources["archives"] / name).read_bytes()).hexdigest()
+        for name in ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
+    }
+    monkeypatch.setattr("convert.counting.MD5", known)
+    assert count("--md5") == 0
+    assert "ILSVRC2012_img_val.tar: MD5 as published" in capsys.readouterr().out
+
+
+def test_count_of_a_set_that_is_not_imagenet(tmp_path: Path, capsys: Capture) -> None:
+    root = write_tree(tmp_path / "tree", {"train": 3, "val": 2})
+    assert main(["convert", "count", f"--data_dir={root}"]) == 0
+    assert "val: 6 images of 3 classes, 2 to 2 a class\n" in capsys.readouterr().out
 
 
 def test_prepare_makes_class_folders_of_any_source(tmp_path: Path) -> None:
@@ -83,6 +101,14 @@ def test_prepare_makes_class_folders_of_any_source(tmp_path: Path) -> None:
         out = tmp_path / f"{source.name}-prepared"
         assert prepare(source, out) == 0
         assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == expected
+
+
+def test_two_images_that_would_be_one_file(tmp_path: Path, capsys: Capture) -> None:
+    tar = webdataset_tar(tmp_path / "source" / "train-0.tar", "0/good.jpg", "0/good.cls")
+    assert prepare(tar.parent, tmp_path / "out") == 1
+    said = sentence(capsys)
+    assert f"has two images that would be {tmp_path / 'out' / 'train' / '0' / 'good.JPEG'}: rename one" in said
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture
@@ -162,6 +188,41 @@ def test_prepare_into_the_folder_of_the_archives(sources: dict[str, Path], tmp_p
         assert contents(folder, split) == DATA.images(split)
     assert main(["convert", "count", f"--data_dir={folder}"]) == 1
     assert "choose with --source tree or archives" in sentence(capsys)
+
+
+def test_prepare_does_not_mix_data_sets(sources: dict[str, Path], tmp_path: Path, capsys: Capture) -> None:
+    out = Path(shutil.copytree(sources["tree"], tmp_path / "tree"))
+    before = times(out)
+    assert prepare(write_tree(tmp_path / "other", {"train": 2}), out) == 1
+    assert f"{out / 'train'} holds n01440764, a class of another data set, and 4 more" in sentence(capsys)
+    assert times(out) == before
+
+
+def test_prepare_onto_a_tree_itself(sources: dict[str, Path], tmp_path: Path, capsys: Capture) -> None:
+    out = Path(shutil.copytree(sources["tree"], tmp_path / "tree"))
+    assert prepare(out, out) == 1
+    assert f"{out} is such a tree already" in sentence(capsys)
+
+
+def test_what_a_tree_cannot_hold(tmp_path: Path, capsys: Capture) -> None:
+    """DTD's folds, and labels of classes that have no images."""
+    dtd = tmp_path / "dtd"
+    (dtd / "labels").mkdir(parents=True)
+    (dtd / "images").symlink_to(write_tree(tmp_path / "source", {"train": 3}) / "train")
+    for split in ("train1", "val1", "test1"):
+        (dtd / "labels" / f"{split}.txt").write_text("cat/cat_0.JPEG\n")
+    assert prepare(dtd, tmp_path / "out") == 1
+    assert "has folds, which a tree would lose" in sentence(capsys)
+    tar = webdataset_tar(tmp_path / "tars" / "train-0.tar", "x.jpg", "x.cls")
+    with tarfile.open(tar, "a") as file:
+        info = tarfile.TarInfo("y.cls")
+        info.size = 2
+        file.addfile(info, io.BytesIO(b"12"))
+        info = tarfile.TarInfo("y.jpg")
+        file.addfile(info)
+    assert prepare(tar.parent, tmp_path / "out") == 1
+    assert "has no images of class 01 and 10 others" in sentence(capsys)
+    assert not (tmp_path / "out").exists()
 
 
 def test_prepare_beside_another_process(sources: dict[str, Path], cut_off: Path, capsys: Capture) -> None:

@@ -96,6 +96,7 @@ def bomb() -> bytes:
 BROKEN = {
     "empty": b"",
     "text": b"<html>Not Found</html>",
+    "a program": encoded(PHOTOGRAPH, "EPS"),
     "truncated": ODD["jpeg"][: len(ODD["jpeg"]) // 2],
     "cut header": ODD["jpeg"][:30],
     "truncated png": ODD["png"][: len(ODD["png"]) // 2],

@@ -186,6 +186,9 @@ def test_an_index_that_does_not_fit_is_refused(
     ("edit", "message"),
     [
         (lambda values: values["splits"]["train"]["shards"][0].update(name="../train-000000.tar"), "leads out of"),
+        (lambda values: values["splits"].update({"../evil": values["splits"]["val"]}), "'../evil' leads out of"),
+        (lambda values: values["splits"]["val"]["index"].update(name=".."), "'..' leads out of"),
+        (lambda values: values["splits"]["val"].update(samples=float("inf")), "is no manifest"),
         (lambda values: values.update(format=99), "has format 99, this version reads 2"),
         (lambda values: values["splits"].pop("train"), "has no split 'train': it has val, fold1"),
         (lambda values: values["splits"]["train"].update(shards=[]), "has no shards of split 'train'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -301,6 +302,16 @@ def test_no_form_or_the_wrong_one_is_refused(layouts: dict[str, Path], tmp_path:
     for path in (tmp_path / "nowhere", layouts["archives"] / TRAIN_TAR):
         with pytest.raises(InputError, match="is no folder"):
             find_source(path, "train")
+
+
+def test_archives_in_the_place_of_their_images(layouts: dict[str, Path], tmp_path: Path) -> None:
+    """The training archive was extracted, and the archives in it were not."""
+    root = Path(shutil.copytree(layouts["flat"], tmp_path / "imagenet"))
+    for folder in sorted((root / "train").iterdir()):
+        shutil.rmtree(folder)
+        (root / "train" / f"{folder.name}.tar").write_bytes(b"")
+    with pytest.raises(InputError, match=r"train holds 5 archives as n\d{8}\.tar, whose images are not extracted"):
+        splits_of(root)
 
 
 def test_what_was_found_is_told(layouts: dict[str, Path]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import importlib
 import inspect
+import io
 import os
 import re
 import select
@@ -47,6 +48,9 @@ def run(argv: Sequence[str], commands: Mapping[str, Command] = COMMANDS, program
         The exit code: 0, the command's own, 1 for an error that it reports in a sentence, 2 for arguments that it
         cannot take, 130 when interrupted. Another exception is a defect and passes through.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files may hold what its encoding cannot say
+            stream.reconfigure(errors="backslashreplace")
     try:
         ranks = Ranks.from_env()
     except ValueError as error:
@@ -60,7 +64,8 @@ def run(argv: Sequence[str], commands: Mapping[str, Command] = COMMANDS, program
             code = _run_command(called, commands[name], argv[len(name.split()) :], ranks)
         else:
             code = _run_without(argv, commands, program, ranks)
-        sys.stdout.flush()  # here, where a closed pipe can still be handled
+        if sys.stdout is not None:  # it was closed before the start otherwise
+            sys.stdout.flush()  # here, where a closed pipe can still be handled
         return code
     except UsageError as error:
         if ranks.is_main:

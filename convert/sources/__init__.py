@@ -55,9 +55,12 @@ def splits_of(path: Path, kind: str = "auto", devkit: Path | None = None) -> tup
     """
     kind, _ = _decide(path, kind)
     try:
-        return _FORMS[kind].splits(path, devkit)
+        found = _FORMS[kind].splits(path, devkit)
     except OSError as error:
         raise _unreadable(path, error) from error
+    if not found:
+        raise InputError(f"{path} has no split that can be read as {kind}: force another form with --source.")
+    return found
 
 
 def find_source(
@@ -86,11 +89,7 @@ def find_source(
         report(f"{path} is read as {kind}: {why}.")
     splits = splits_of(path, kind, devkit)
     if split not in splits:
-        raise InputError(
-            f"{path}, read as {kind}, has no split {split!r}: choose {' or '.join(splits)}."
-            if splits
-            else f"{path} has no split that can be read as {kind}: force another form with --source."
-        )
+        raise InputError(f"{path}, read as {kind}, has no split {split!r}: choose {' or '.join(splits)}.")
     try:
         return _FORMS[kind].scan(path, split, devkit, why)
     except OSError as error:
@@ -106,6 +105,7 @@ def _decide(path: Path, kind: str) -> tuple[str, str]:
             return kind, _FORMS[kind].recognise(path) or "it was forced"
         except OSError as error:
             raise _unreadable(path, error) from error
+    _check_extracted(path)
     found = recognise(path)
     if len(found) == 1:
         return found[0]
@@ -125,6 +125,17 @@ def _check_folder(path: Path) -> None:
     if not path.is_dir():
         hint = f"name the folder that holds it, {path.parent}" if path.exists() else "name the data set's folder"
         raise InputError(f"{path} is no folder: {hint}.")
+
+
+def _check_extracted(path: Path) -> None:
+    """Raises InputError where the training archive was extracted and the archives in it were not."""
+    inner = sorted(path.glob(f"train/n{'[0-9]' * 8}.tar")) if (path / "train").is_dir() else []
+    if inner:
+        raise InputError(
+            f"{inner[0].parent} holds {len(inner):,} archives as {inner[0].name}, whose images are not extracted: "
+            "extract "
+            "each into a folder of its name, or name the folder of ILSVRC2012_img_train.tar."
+        )
 
 
 def _unreadable(path: Path, error: OSError) -> InputError:

@@ -8,8 +8,11 @@ ILSVRC2012_devkit_t12.tar.gz    which class each validation image has
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from tqdm import tqdm
 
 from convert.scan import Scan
 from convert.sources.devkit import require_devkit
@@ -65,7 +68,8 @@ def _class_tars(path: Path) -> dict[str, Member]:
 
 
 def _train(path: Path, inner: dict[str, Member]) -> Iterator[Row]:
-    for label, tar in enumerate(inner.values()):
+    classes = tqdm(inner.values(), desc=f"listing {path.name}", unit="class", disable=not sys.stderr.isatty())
+    for label, tar in enumerate(classes):
         rows = [_row(label, member) for member in tar_members(path, tar) if is_image(member.name)]
         if not rows:
             raise InputError(f"{path}:{tar.name} holds no images: download the archive again.")

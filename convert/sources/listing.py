@@ -74,23 +74,25 @@ def has_image(path: Path, *, below: bool = False) -> bool:
     return below and any(has_image(path / name, below=True) for name in folders(path))
 
 
-def sizes(root: Path, names: Sequence[str]) -> list[int]:
-    """The size of every file in bytes.
+def states(root: Path, names: Sequence[str]) -> tuple[list[int], list[int]]:
+    """The size of every file in bytes, and when it was changed last, in ns since 1970.
 
     Raises:
         InputError: where one is not there.
     """
     base = os.path.join(root, "")
 
-    def some(first: int) -> list[int]:
-        return [os.stat(base + name).st_size for name in names[first : first + 1024]]
+    def some(first: int) -> list[tuple[int, int]]:
+        found = map(os.stat, (base + name for name in names[first : first + 1024]))
+        return [(state.st_size, state.st_mtime_ns) for state in found]
 
     try:
         # Threads, because on a network drive nearly all of this is waiting.
         with ThreadPoolExecutor(16) as pool:
-            return [size for part in pool.map(some, range(0, len(names), 1024)) for size in part]
+            found = [state for part in pool.map(some, range(0, len(names), 1024)) for state in part]
     except OSError as error:
         raise InputError(f"{error.filename} cannot be read ({error.strerror}): restore or remove it.") from error
+    return [size for size, _ in found], [modified for _, modified in found]
 
 
 def lines(path: Path) -> list[str]:
@@ -147,12 +149,14 @@ def make_scan(
     classes: Sequence[str],
     files: Sequence[str],
     rows: Iterable[Row],
+    modified: Sequence[int] | None = None,
     key: Callable[[str, str], str] = class_key,
     subsets: Mapping[str, Ints] | None = None,
 ) -> Scan:
     """Sorts the rows by class and name and makes a scan of them.
 
     Args:
+        modified: when each file was changed last; looked for unless given.
         key: from class and file name to the sample's key.
         subsets: places among the rows as sorted.
 
@@ -169,7 +173,10 @@ def make_scan(
     keys = tuple(key(classes[row.label], row.name) for row in ordered)
     if len(set(keys)) < len(keys):
         twice = Counter(keys).most_common(1)[0][0]
-        raise InputError(f"{root} has two images of {split} with the key {twice!r}: rename or remove one.")
+        names = sorted(row.name for found, row in zip(keys, ordered, strict=True) if found == twice)
+        raise InputError(
+            f"{root} has two images of {split} with the key {twice!r}, {names[0]} and {names[1]}: rename or remove one."
+        )
     if _CONTROL.search("".join(keys)):
         bad = next(name for name in keys if _CONTROL.search(name))
         raise InputError(f"{root} has an image with a control character in its name, {bad!r}: rename it.")
@@ -184,6 +191,7 @@ def make_scan(
         split=split,
         classes=tuple(classes),
         files=tuple(files),
+        modified=np.array(states(root, files)[1] if modified is None else modified, dtype=np.int64),
         keys=keys,
         file=column("file"),
         offset=column("offset"),
@@ -216,7 +224,7 @@ def scan_files(
     Raises:
         InputError: where a file is missing, or as `make_scan`.
     """
-    lengths = sizes(root, files)
+    lengths, modified = states(root, files)
     rows = [Row(label, name, 0, 0, length) for label, name, length in zip(labels, names, lengths, strict=True)]
     order = sorted(range(len(rows)), key=rows.__getitem__)
     return make_scan(
@@ -226,6 +234,7 @@ def scan_files(
         split=split,
         classes=classes,
         files=[files[place] for place in order],
+        modified=[modified[place] for place in order],
         rows=[rows[place]._replace(file=file) for file, place in enumerate(order)],
         subsets=subsets,
     )

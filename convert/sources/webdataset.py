@@ -10,8 +10,11 @@ import itertools
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+from tqdm import tqdm
 
 from convert.plan import unfinished_splits
 from convert.scan import Scan
@@ -59,7 +62,8 @@ def scan(path: Path, split: str, _devkit: Path | None, why: str) -> Scan:
         InputError: where an image has no label or two, or a label no name.
     """
     tars = [name for name in _tars(path) if _split_of(path, name) == split]
-    rows = [row for place, name in enumerate(tars) for row in _rows(path / name, place)]
+    shown = tqdm(tars, desc=f"listing {split}", unit="tar", disable=not sys.stderr.isatty())
+    rows = [row for place, name in enumerate(shown) for row in _rows(path / name, place)]
     highest = max((row.label for row in rows), default=-1)
     classes = _class_names(path)
     if classes is None:
@@ -67,7 +71,8 @@ def scan(path: Path, split: str, _devkit: Path | None, why: str) -> Scan:
             # Else a split without images of the last classes would have fewer of them.
             train = (name for name in _tars(path) if _split_of(path, name) == "train")
             highest = max(highest, *(row.label for name in train for row in _rows(path / name, 0)))
-        classes = [str(label) for label in range(highest + 1)]
+        # As many digits for all, so that whoever sorts them has them in the order of the labels.
+        classes = [f"{label:0{len(str(highest))}d}" for label in range(highest + 1)]
     if highest >= len(classes):
         raise InputError(
             f"{path} has the label {highest} in {split} where its class names end at {len(classes) - 1}: "

@@ -40,7 +40,7 @@ Size jpeg_size(const std::uint8_t* data, std::size_t length) {
       const int components = data[at + 9];
       if (data[at + 4] != 8 || (components != 1 && components != 3)) return none;
       return {data[at + 5] << 8 | data[at + 6], data[at + 7] << 8 | data[at + 8]};
-    } else if (marker == 0xD9 || marker == 0xDA) {
+    } else if (marker == 0x00 || marker == 0xD9 || marker == 0xDA) {
       return none;
     } else {
       at += 2 + static_cast<std::size_t>(data[at + 2] << 8 | data[at + 3]);

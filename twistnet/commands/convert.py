@@ -11,9 +11,11 @@ from convert.beton_policy import BetonPolicy
 from convert.converting import Conversion, convert_split
 from convert.images import ImagePolicy
 from convert.plan import unfinished_splits
+from convert.scan import Scan
 from convert.sources import find_source, splits_of
 from loaders import InputError
 from loaders.cores import usable_cores
+from loaders.manifest import is_converted, read_manifest
 
 Source = Literal["auto", "tree", "archives", "kaggle", "flat", "tiny", "webdataset", "dtd"]
 
@@ -25,8 +27,8 @@ def convert(
     formats: tuple[str, ...] = ("shards",),
     images: str = "original",
     quality: int = 90,
-    beton: Literal["jpg", "raw", "proportion"] = "jpg",
-    proportion: float = 0.5,
+    beton: Literal["jpg", "raw", "proportion"] | None = None,
+    proportion: float | None = None,
     source: Source = "auto",
     devkit: Path | None = None,
     splits: tuple[str, ...] = (),
@@ -47,8 +49,8 @@ def convert(
         formats: shards, beton or both.
         images: original passes JPEGs through untouched; short_side=400 or max_side=500 make larger ones smaller.
         quality: of JPEGs that are encoded anew, 1 to 100.
-        beton: what the .beton holds: JPEGs, raw pixels, or either in proportion.
-        proportion: share of JPEGs with --beton proportion.
+        beton: what the .beton holds: jpg, the JPEGs as they are, unless given; raw pixels; or either in proportion.
+        proportion: share of JPEGs with --beton proportion; 0.5 unless given.
         source: what data_dir is; auto recognises it by its content.
         devkit: ILSVRC2012's development kit, where it is not in data_dir.
         splits: which ones; all that are there unless given.
@@ -64,12 +66,20 @@ def convert(
         raise InputError(f"format {', '.join(unknown) or 'none'} is unknown: write shards, beton or shards,beton.")
     if _same(data_dir, out):
         raise InputError(f"--out {out} is the data set's own folder: name another, as {out / 'converted'}.")
+    if "beton" not in formats and (beton is not None or proportion is not None):
+        raise InputError("--beton and --proportion are about the .beton: add --formats beton or shards,beton.")
+    if proportion is not None and beton != "proportion":
+        raise InputError(
+            f"--proportion {proportion} has no effect without --beton proportion: add it, or leave it out."
+        )
     if shard_size > 1000:
         raise InputError(f"shard_size {shard_size:g} GB is too large: take at most 1000.")
     conversion = Conversion(
         out=out,
         policy=ImagePolicy.parse(images, quality),
-        beton=BetonPolicy(mode=beton, share=proportion, seed=seed) if "beton" in formats else None,
+        beton=BetonPolicy(mode=beton or "jpg", share=0.5 if proportion is None else proportion, seed=seed)
+        if "beton" in formats
+        else None,
         keep_shards="shards" in formats,
         seed=seed,
         shard_bytes=round(shard_size * 1e9),
@@ -79,15 +89,20 @@ def convert(
         part=_part(part),
     )
 
+    scans = _scans(data_dir, splits, source, devkit)  # of all splits first: what is wrong with one shows at once
+    held = read_manifest(out).splits if is_converted(out) else {}
+    sizes = {name: int(scan.length.sum()) for name, scan in scans.items() if name not in held}
+
     def convert_one(name: str) -> None:
-        entry = convert_split(find_source(data_dir, name, source, devkit, report=print), conversion, print)
+        sizes.pop(name, None)
+        entry = convert_split(scans[name], conversion, print, later=sum(sizes.values()))
         if entry:
             print(
-                f"{name}: {entry['samples']:,} images converted, {len(entry['repaired'])} repaired, "
+                f"{name}: {entry['samples']:,} images converted, {sum(entry['repaired'].values())} repaired, "
                 f"{entry['quarantined']} quarantined; {out}"
             )
 
-    _for_all(splits or splits_of(data_dir, source, devkit), convert_one)
+    _for_all(scans, convert_one)
 
 
 def prepare(
@@ -112,8 +127,7 @@ def prepare(
         workers: threads; the usable cores unless given.
     """
     kind = preparing.kind_of(data_dir, out, source)
-    for name in splits or splits_of(data_dir, kind, devkit):
-        scan = find_source(data_dir, name, kind, devkit, report=print)
+    for name, scan in _scans(data_dir, splits, kind, devkit).items():
         written = preparing.prepare(scan, out, usable_cores() if workers is None else workers)
         print(f"{name}: {len(scan):,} images in {out / name}, {written:,} of them written now.")
 
@@ -128,8 +142,8 @@ def count(*, data_dir: Path, source: Source = "auto", devkit: Path | None = None
         md5: check the archives' MD5 too, which reads all of them.
     """
     complete = True
-    for name in splits_of(data_dir, source, devkit):
-        found = counting.count(find_source(data_dir, name, source, devkit, report=print))
+    for name, scan in _scans(data_dir, (), source, devkit).items():
+        found = counting.count(scan)
         verdict = (
             "" if found.is_imagenet is None else ", ImageNet's number" if found.is_imagenet else ", not ImageNet's"
         )
@@ -145,19 +159,23 @@ def count(*, data_dir: Path, source: Source = "auto", devkit: Path | None = None
     return 0 if complete else 1
 
 
-def merge(*, out: Path, max_bad: float = 0.001) -> None:
+def merge(*, out: Path, max_bad: float = 0.001, workers: int | None = None) -> None:
     """Joins the parts of a conversion, once all of them are done.
 
     Args:
         out: the folder that the parts were written to, or copied into.
         max_bad: largest share of images that may be left out.
+        workers: threads that decode for FFCV's file; the usable cores unless given.
     """
     splits = unfinished_splits(out)
+    if not splits and is_converted(out):
+        print(f"{out} has no parts that are not joined.")
+        return
     if not splits:
         raise InputError(f"{out} holds no parts: name the --out of twistnet convert --part.")
 
     def merge_one(split: str) -> None:
-        entry = finishing.merge(out, split, max_bad=max_bad)
+        entry = finishing.merge(out, split, max_bad=max_bad, workers=usable_cores() if workers is None else workers)
         print(f"{split}: {entry['samples']:,} images in {len(entry['shards'])} shards; {out}")
 
     _for_all(splits, merge_one)
@@ -189,6 +207,15 @@ def show(*, data_dir: Path, pictures: Path | None = None, seed: int = 0) -> None
         print(showing.draw_sides(data_dir, pictures / "sides.png"))
         for split in showing.splits(data_dir):
             print(showing.draw_samples(data_dir, split, pictures / f"{split}.png", seed))
+
+
+def _scans(data_dir: Path, splits: Iterable[str], source: str, devkit: Path | None) -> dict[str, Scan]:
+    """The splits that are wanted, or all that are there, as they were found; says once what as."""
+    names = list(splits or splits_of(data_dir, source, devkit))
+    return {
+        name: find_source(data_dir, name, source, devkit, report=None if place else print)
+        for place, name in enumerate(names)
+    }
 
 
 def _for_all(splits: Iterable[str], work: Callable[[str], None]) -> None:
