@@ -182,6 +182,24 @@ def test_dropped_iterators_leave_no_threads(tree: Path, monkeypatch: pytest.Monk
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("twistnet")]
 
 
+def test_memory_is_used_again_once_nobody_holds_it(tree: Path) -> None:
+    """And not before: neither that of a batch, nor of a view of it, in torch or in numpy."""
+    loader = open_loader(tree, "train", 4, train=True, size=16, num_threads=1)
+    held = [batch.images for batch in loader.epoch(0)]
+    copies = [images.clone() for images in held]
+    views = [held.pop()[1:, :2], held.pop().numpy()[0], *held]
+    del held
+    pointers = set()
+    for epoch in range(1, 4):
+        for batch in loader.epoch(epoch):
+            pointers.add(batch.images.data_ptr())
+            del batch
+    assert len(pointers) < 30, "of 39 batches"
+    expected = [copies[-1][1:, :2], copies[-2].numpy()[0], *copies[:-2]]
+    assert all(np.array_equal(np.asarray(view), np.asarray(copy)) for view, copy in zip(views, expected, strict=True))
+    loader.close()
+
+
 def test_the_store_is_told_what_comes(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loader = open_loader(tree, "train", 8, train=True, size=32, num_threads=1)
     told: list[list[int]] = []

@@ -52,7 +52,7 @@ void Crop::keep(const std::uint8_t* row, int bytes) {
   for (; done_ < output_.height; ++done_) {
     const int first = rows_.first(done_) - window_top_;
     if (first + rows_.count(done_) > window_rows_) break;
-    resample_column(window_.data() + length * static_cast<std::size_t>(first), length, static_cast<int>(length), rows_,
+    resample_column(window_.data() + length * static_cast<std::size_t>(first), length, length, rows_,
                     done_, half_.data() + length * static_cast<std::size_t>(done_));
   }
   // Moved up only when half of it is needed no more, so that a row is moved once or twice.
@@ -78,7 +78,7 @@ void Crop::finish(std::uint8_t* out) {
   }
   for (int row = 0; row < output_.height; ++row) {
     resample_column(half_.data() + out_stride * static_cast<std::size_t>(rows_.first(row)), out_stride,
-                    static_cast<int>(out_stride), rows_, row, out + out_stride * static_cast<std::size_t>(row));
+                    out_stride, rows_, row, out + out_stride * static_cast<std::size_t>(row));
   }
 }
 

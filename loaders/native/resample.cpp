@@ -23,7 +23,7 @@ namespace {
 constexpr int kBits = 32 - 8 - 2;  // of a weight's fraction: 8 for the pixel, 2 for sums beyond 0 to 255
 constexpr int kLower = 15;         // of a weight, where it is split in two
 constexpr std::int32_t kHalf = 1 << (kBits - 1);
-constexpr int kBlock = 32;  // bytes of a row that are summed at a time, in registers
+constexpr std::size_t kBlock = 32;  // bytes of a row that are summed at a time, in registers
 
 double support_of(Filter filter) { return filter == Filter::bilinear ? 1.0 : 2.0; }
 
@@ -36,7 +36,12 @@ double value_of(Filter filter, double x) {
   return 0.0;
 }
 
-inline std::uint8_t clip(std::int32_t sum) { return static_cast<std::uint8_t>(std::clamp(sum >> kBits, 0, 255)); }
+// Not std::clamp, whose references keep the compiler from doing many at once.
+inline std::uint8_t clip(std::int32_t sum) {
+  const std::int32_t value = sum >> kBits;
+  const std::int32_t positive = value < 0 ? 0 : value;
+  return static_cast<std::uint8_t>(positive > 255 ? 255 : positive);
+}
 
 void row_by_itself(const std::uint8_t* pixels, int bytes, const Taps& taps, std::uint8_t* rgb) {
   for (int output = 0, size = taps.size(); output < size; ++output, rgb += 3) {
@@ -160,23 +165,25 @@ void resample_rows(const std::uint8_t* pixels, int bytes, std::size_t stride, in
 }
 
 TWISTNET_CLONES
-void resample_column(const std::uint8_t* rows, std::size_t stride, int length, const Taps& taps, int output,
+void resample_column(const std::uint8_t* rows, std::size_t stride, std::size_t length, const Taps& taps, int output,
                      std::uint8_t* out) {
   const std::int32_t* weights = taps.weights(output);
   const int count = taps.count(output);
-  int at = 0;
+  std::size_t at = 0;
   for (; at + kBlock <= length; at += kBlock) {
     std::int32_t sums[kBlock];
-    for (int lane = 0; lane < kBlock; ++lane) sums[lane] = kHalf;
+    for (std::size_t lane = 0; lane < kBlock; ++lane) sums[lane] = kHalf;
     const std::uint8_t* row = rows + at;
     for (int tap = 0; tap < count; ++tap, row += stride) {
-      for (int lane = 0; lane < kBlock; ++lane) sums[lane] += row[lane] * weights[tap];
+      for (std::size_t lane = 0; lane < kBlock; ++lane) sums[lane] += row[lane] * weights[tap];
     }
-    for (int lane = 0; lane < kBlock; ++lane) out[at + lane] = clip(sums[lane]);
+    std::uint8_t* to = out + at;
+    for (std::size_t lane = 0; lane < kBlock; ++lane) to[lane] = clip(sums[lane]);
   }
   for (; at < length; ++at) {
     std::int32_t sum = kHalf;
-    for (int tap = 0; tap < count; ++tap) sum += rows[at + stride * tap] * weights[tap];
+    const std::uint8_t* row = rows + at;
+    for (int tap = 0; tap < count; ++tap, row += stride) sum += *row * weights[tap];
     out[at] = clip(sum);
   }
 }

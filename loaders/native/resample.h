@@ -41,7 +41,7 @@ void resample_rows(const std::uint8_t* pixels, int bytes, std::size_t stride, in
                    std::uint8_t* rgb, std::size_t out_stride);
 
 // One output of the taps, `length` bytes, from rows `stride` bytes apart, the first being the output's first tap.
-void resample_column(const std::uint8_t* rows, std::size_t stride, int length, const Taps& taps, int output,
+void resample_column(const std::uint8_t* rows, std::size_t stride, std::size_t length, const Taps& taps, int output,
                      std::uint8_t* out);
 
 }  // namespace twistnet
