@@ -5,6 +5,7 @@ Apart, because FFCV sets torch's number of threads, DALI and numba keep theirs, 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -28,8 +29,10 @@ def ours(path: Path, *, batch_size: int, size: int, workers: int, decoder: str =
 
 def memory_bytes() -> int:
     """Largest resident memory of this process and its children, files that are mapped included."""
-    children = ((task / "children").read_text().split() for task in Path("/proc/self/task").iterdir())
-    pids = [os.getpid(), *(int(pid) for found in children for pid in found)]
+    pids = [os.getpid()]
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # the thread has ended
+            pids += map(int, (task / "children").read_text().split())
     return sum(_peak(pid) for pid in pids)
 
 
