@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import overload
+from typing import TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from loaders.types import Encoded
+# An encoded image, or raw pixels (H, W, 3). Views of a memory map are read-only.
+Encoded: TypeAlias = bytes | memoryview | npt.NDArray[np.uint8]
 
 
 class Encodings(Sequence[Encoded]):

@@ -27,12 +27,13 @@ from torch import Tensor
 from loaders import draws
 from loaders.augment import Augment
 from loaders.crops import CropPolicy
+from loaders.encodings import Encoded
 from loaders.errors import InputError, SampleError
 from loaders.order import Order
 from loaders.prefetch import Prefetch
 from loaders.stages import StageClock
 from loaders.transfer import Handover, HostBuffers
-from loaders.types import Batch, Decoder, Encoded, Store
+from loaders.types import Batch, Decoder, Store
 
 _READ_AT_ONCE = 16  # samples
 _BATCHES_AT_ONCE = 2  # while one is being prepared in Python, the decoder's threads work on the other

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from loaders.types import Encoded, Failures
+from loaders.encodings import Encoded
+from loaders.types import Failures
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit, a quarter of a gibibyte as RGB
 # Pillow's other plug-ins start programs (EPS), or read what no data set of photographs holds.

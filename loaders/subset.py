@@ -11,10 +11,10 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from loaders.encodings import Encodings
+from loaders.encodings import Encoded, Encodings
 from loaders.errors import InputError
 from loaders.manifest import Manifest, check_size, read_manifest
-from loaders.types import Encoded, Store, check_sample, check_samples
+from loaders.types import Store, check_sample, check_samples
 
 StoreT = TypeVar("StoreT", bound=Store)
 

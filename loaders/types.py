@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from loaders.encodings import Encoded, Encodings
+
 if TYPE_CHECKING:  # what reads stores and converts sets does without torch
     from torch import Tensor
 
-    from loaders.encodings import Encodings
-
-# An encoded image, or raw pixels (H, W, 3). Views of a memory map are read-only.
-Encoded: TypeAlias = bytes | memoryview | npt.NDArray[np.uint8]
 Failures: TypeAlias = Mapping[int, str]  # place in the call -> what is wrong with that sample
 
 

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from loaders.encodings import Encodings, of_images
+from loaders.encodings import Encoded, Encodings, of_images
 from loaders.errors import InputError
 from loaders.native.library import library, why_missing
 from loaders.reference import MAX_PIXELS, ReferenceDecoder
-from loaders.types import Encoded, Failures
+from loaders.types import Failures
 
 _FILTERS = {"bilinear": 0, "bicubic": 1}
 _Ints = npt.NDArray[np.int64]
