@@ -60,7 +60,6 @@ def main(spec: dict[str, Any]) -> None:
                 images += count
         report = {
             "images": images,
-            "seconds": time.perf_counter() - begun,
             "first_batch_s": first,
             "memory_bytes": memory_bytes(),
         }

@@ -39,6 +39,7 @@ class System:
 NATIVE = System(name="ours", options={"decoder": "native"})
 REFERENCE = System(name="ours", options={"decoder": "reference"})
 FFCV = System(name="ffcv_loader")
+BETONS = {"500 px .beton": (500, "jpg"), "400 px .beton": (400, "jpg"), "raw 256 px .beton": (256, "raw")}
 # By the set that they read; the last is what the ratios are to.
 SYSTEMS: Mapping[str, Mapping[str, System]] = {
     "tree": {
@@ -50,9 +51,7 @@ SYSTEMS: Mapping[str, Mapping[str, System]] = {
         "torchvision v2 uint8": System(name="torchvision_loader:uint8_batches"),
     },
     "shards": {"native": NATIVE, "webdataset with torchvision v2 uint8": System(name="webdataset_loader")},
-    "500 px .beton": {"native": NATIVE, "FFCV": FFCV},
-    "400 px .beton": {"native": NATIVE, "FFCV": FFCV},
-    "raw 256 px .beton": {"native": NATIVE, "FFCV": FFCV},
+    **{name: {"native": NATIVE, "FFCV": FFCV} for name in BETONS},
 }
 
 
@@ -122,10 +121,9 @@ def make_set(name: str, tree: Path, root: Path, workers: int) -> Path:
         conversion = Conversion(out=root / "shards", policy=ImagePolicy.parse("original"), workers=workers)
         convert_split(find_source(tree, "train"), conversion, lambda _: None)
         return root / "shards"
-    words = name.split()
-    path, raw = root / f"{'-'.join(words[:-1])}.beton", words[0] == "raw"
-    side = int(words[-3])
-    write_with_ffcv(tree / "train", path, max_side=side, quality=QUALITY, workers=workers, mode="raw" if raw else "jpg")
+    max_side, mode = BETONS[name]
+    path = root / f"{mode}-{max_side}.beton"
+    write_with_ffcv(tree / "train", path, max_side=max_side, quality=QUALITY, workers=workers, mode=mode)
     return path
 
 

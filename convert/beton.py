@@ -20,8 +20,6 @@ from loaders.errors import InputError
 from loaders.manifest import FileEntry
 
 _TAIL = 4000
-
-
 # A module of this name in the working directory is not what is meant.
 _OWN_PATH = "import sys; sys.path[:] = [path for path in sys.path if path]; "
 

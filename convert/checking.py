@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from convert.plan import digest, unfinished_splits
+from convert.progress import Progress
 from convert.threads import in_threads
 from loaders.beton import ConvertedBetonStore
 from loaders.errors import InputError, SampleError
@@ -47,13 +46,16 @@ def check(folder: Path, *, full: bool, workers: int) -> int:
             for place, store in enumerate(opened):
                 # What has the checksum of an image that was decoded decodes too.
                 _check_images(folder, store, name, rows if place == 0 else None, workers)
-        for entry in tqdm(list(_files(manifest)), unit="file", disable=not sys.stderr.isatty()):
-            found = digest(folder / entry.name)
-            if found != entry.sha256:
-                raise InputError(
-                    f"{folder / entry.name} has the SHA-256 {found[:16]}... where the manifest says "
-                    f"{entry.sha256[:16]}...: copy it again, or convert into a new folder."
-                )
+        files = list(_files(manifest))
+        with Progress(len(files), unit="file", desc="checksums") as progress:
+            for entry in files:
+                found = digest(folder / entry.name)
+                if found != entry.sha256:
+                    raise InputError(
+                        f"{folder / entry.name} has the SHA-256 {found[:16]}... where the manifest says "
+                        f"{entry.sha256[:16]}...: copy it again, or convert into a new folder."
+                    )
+                progress.update(1)
     if unfinished := unfinished_splits(folder):
         raise InputError(
             f"{folder} is right as far as it goes, but {', '.join(unfinished)} was begun and is not finished: start "

@@ -186,10 +186,11 @@ def _converted(scan: Scan, conversion: Conversion, say: Callable[[str], object])
     path = conversion.out / NAME
     if not is_converted(conversion.out):
         return None
-    manifest = read_manifest(conversion.out).values
-    entry: Mapping[str, Any] | None = manifest["splits"].get(scan.split)
-    if entry is None:
+    read = read_manifest(conversion.out)
+    if scan.split not in read.splits:
         return None
+    manifest = read.values
+    entry: Mapping[str, Any] = manifest["splits"][scan.split]
     beton = (entry.get("beton") or {}).get("policy")
     held = {
         **{name: manifest.get(name) for name in ("images", "quality", "seed")},
@@ -211,7 +212,7 @@ def _converted(scan: Scan, conversion: Conversion, say: Callable[[str], object])
     for name, value in wanted.items():
         if held[name] != value:
             raise InputError(f"{path} holds {scan.split} with {name} {held[name]}, not {value}: choose another --out.")
-    for file in read_manifest(conversion.out).splits[scan.split].files:
+    for file in read.splits[scan.split].files:
         check_size(conversion.out, file)
     kept = f"{shards} shards" if shards else entry["beton"]["name"]
     say(f"{scan.split} is converted already: {kept} in {conversion.out}")

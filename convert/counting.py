@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from convert.progress import Progress
 from convert.scan import Scan
 from loaders.errors import InputError
 
@@ -82,15 +81,10 @@ def check_md5(folder: Path) -> list[str]:
     lines, wrong = [], []
     for path in found:
         digest = hashlib.md5(usedforsecurity=False)
-        with (
-            path.open("rb") as file,
-            tqdm(
-                total=path.stat().st_size, unit="B", unit_scale=True, desc=path.name, disable=not sys.stderr.isatty()
-            ) as bar,
-        ):
+        with path.open("rb") as file, Progress(path.stat().st_size, unit="B", desc=path.name) as progress:
             while block := file.read(1 << 22):
                 digest.update(block)
-                bar.update(len(block))
+                progress.update(len(block))
         if digest.hexdigest() != MD5[path.name]:
             wrong.append(path.name)
             lines.append(f"{path.name}: MD5 {digest.hexdigest()}, where {MD5[path.name]} is published")

@@ -29,6 +29,7 @@ from loaders.order import Order
 PLAN = "plan.json"
 _UNFINISHED = ".unfinished"
 _SPACE = re.compile(r"\s")
+_SETTINGS = {"source", "split", "samples", "shards", "keep_shards", "beton"}  # what joining the shards needs
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -176,12 +177,14 @@ def read_settings(out: Path, split: str) -> dict[str, Any] | None:
     """What `Plan.begin` has written: settings, classes and subsets; None where nothing was begun."""
     try:
         found: dict[str, Any] = json.loads((records_of(out, split) / PLAN).read_text())
-        int(found["settings"]["shards"]), found["settings"]["source"]["fingerprint"]
-        found["settings"]["samples"], found["settings"]["keep_shards"], found["settings"]["beton"]
-        found["classes"], found["subsets"]
+        missing = {"settings", "classes", "subsets"} - found.keys() or _SETTINGS - found["settings"].keys()
+        if missing:
+            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+        if not isinstance(found["settings"]["shards"], int) or "fingerprint" not in found["settings"]["source"]:
+            raise ValueError("its shards or its source are none")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError) as error:
         torn = records_of(out, split) / PLAN
         raise InputError(f"{torn} is torn ({error}): copy it again, or convert into an empty folder.") from error
     return found

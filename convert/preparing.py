@@ -16,7 +16,7 @@ from convert.sources import recognise
 from convert.sources.listing import folders
 from convert.threads import in_threads
 from loaders.errors import InputError
-from loaders.files import take_lock
+from loaders.files import is_same, take_lock
 from loaders.tree import PREPARING
 
 _MISSING = -1
@@ -33,7 +33,7 @@ def kind_of(path: Path, out: Path, kind: str) -> str:
     Raises:
         InputError: where the folder holds nothing but the tree.
     """
-    if kind != "auto" or not (path.exists() and out.exists() and path.samefile(out)):
+    if kind != "auto" or not is_same(path, out):
         return kind
     others = [found for found, _ in recognise(path) if found != "tree"]
     if not others:

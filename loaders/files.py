@@ -101,6 +101,11 @@ def existing_parent(path: Path) -> Path:
     return next(parent for parent in (path, *path.absolute().parents) if parent.exists())
 
 
+def is_same(one: Path, other: Path) -> bool:
+    """Whether both are there and are one file or folder, by whatever names."""
+    return one.exists() and other.exists() and one.samefile(other)
+
+
 def _sync_folder(folder: Path) -> None:
     """Make a rename in the folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)

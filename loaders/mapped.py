@@ -6,9 +6,16 @@ import mmap
 import os
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+
+class _Map(NamedTuple):
+    mapping: mmap.mmap
+    view: memoryview
+    address: int
 
 
 class MappedFile:
@@ -22,7 +29,7 @@ class MappedFile:
     def __init__(self, path: Path, size: int) -> None:
         self.path = path
         self.size = size
-        self._mapped: dict[str, tuple[mmap.mmap, memoryview]] = {}
+        self._mapped: dict[str, _Map] = {}
 
     def __reduce__(self) -> tuple[type[MappedFile], tuple[Path, int]]:
         return (MappedFile, (Path(os.path.abspath(self.path)), self.size))
@@ -30,25 +37,25 @@ class MappedFile:
     @property
     def view(self) -> memoryview:
         """Its bytes. Raises OSError or ValueError where it has gone or became shorter."""
-        return self._map()[1]
+        return self._map().view
 
     @property
     def address(self) -> int:
         """Where its bytes begin in this process, as long as this object is there. Raises as `view`."""
-        return int(np.frombuffer(self.view, dtype=np.uint8).ctypes.data)
+        return self._map().address
 
     def will_need(self, starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]) -> None:
         """Asks the system to read these ranges of bytes ahead, by whole pages, neighbours in one request."""
         if not len(starts) or not hasattr(mmap, "MADV_WILLNEED"):
             return
         try:
-            mapping, _ = self._map()
+            mapping = self._map().mapping
             for start, stop in _merged_pages(starts, stops):
                 mapping.madvise(mmap.MADV_WILLNEED, start, stop - start)
         except (OSError, ValueError):
             return  # it was a hint: reading the sample says what is wrong with the file
 
-    def _map(self) -> tuple[mmap.mmap, memoryview]:
+    def _map(self) -> _Map:
         found = self._mapped.get("map")
         if found is None:
             with open(self.path, "rb") as file:
@@ -57,7 +64,8 @@ class MappedFile:
                 else:
                     mapping = mmap.mmap(file.fileno(), self.size, access=mmap.ACCESS_READ)
             # Without a lock, which a fork could inherit locked: of two threads that come here at once, one's map stays.
-            found = self._mapped.setdefault("map", (mapping, memoryview(mapping)))
+            address = int(np.frombuffer(mapping, dtype=np.uint8).ctypes.data)
+            found = self._mapped.setdefault("map", _Map(mapping, memoryview(mapping), address))
         return found
 
 

@@ -65,13 +65,14 @@ class ShardStore:
         """Where the images are, in the shards' maps."""
         check_samples(samples, len(self))
         rows = self._rows[samples]
-        addresses = rows["offset"].copy()
-        for shard in np.unique(rows["shard"]):
-            inside = rows["shard"] == shard
+        shards, places = np.unique(rows["shard"], return_inverse=True)
+        starts = np.zeros(len(shards), dtype=np.uint64)
+        for place, shard in enumerate(shards):
             try:
-                addresses[inside] += np.uint64(self._files[shard].address)
+                starts[place] = self._files[shard].address
             except (OSError, ValueError) as error:
-                raise SampleError(self.key(int(samples[inside.argmax()])), str(error)) from error
+                raise SampleError(self.key(int(samples[(places == place).argmax()])), str(error)) from error
+        addresses = rows["offset"] + starts[places]
         shapes = np.zeros((len(samples), 2), dtype=np.int64)
         lengths = rows["length"].astype(np.uint64)
         return Encodings(lambda place: self.read(int(samples[place])), self._files, addresses, lengths, shapes)

@@ -9,6 +9,7 @@ import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -221,7 +222,7 @@ def test_hints_ask_for_whole_pages_once(tmp_path: Path, monkeypatch: pytest.Monk
             asked.append((start, length))
 
     file = MappedFile(tmp_path / "any", 1 << 20)
-    monkeypatch.setattr(file, "_map", lambda: (Mapping(), memoryview(b"")))
+    monkeypatch.setattr(file, "_map", lambda: SimpleNamespace(mapping=Mapping()))
     monkeypatch.setattr("loaders.mapped.mmap.PAGESIZE", 4096)
     # Out of order; three on one page, one that touches the next page; far away one with two others inside it.
     starts = np.array([40_000, 10, 200, 4_000, 8_192, 300, 41_000, 55_000])
@@ -233,6 +234,7 @@ def test_hints_ask_for_whole_pages_once(tmp_path: Path, monkeypatch: pytest.Monk
 OPEN_LARGE = """
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from loaders.shards import open_shards
 def peak():  # of this process alone; ru_maxrss would count its parent's
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) / 1024

@@ -54,13 +54,7 @@ def splits_of(path: Path, kind: str = "auto", devkit: Path | None = None) -> tup
         InputError: as `find_source`.
     """
     kind, _ = _decide(path, kind)
-    try:
-        found = _FORMS[kind].splits(path, devkit)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    if not found:
-        raise InputError(f"{path} has no split that can be read as {kind}: force another form with --source.")
-    return found
+    return _splits(path, kind, devkit)
 
 
 def find_source(
@@ -87,13 +81,23 @@ def find_source(
     kind, why = _decide(path, kind)
     if report:
         report(f"{path} is read as {kind}: {why}.")
-    splits = splits_of(path, kind, devkit)
+    splits = _splits(path, kind, devkit)
     if split not in splits:
         raise InputError(f"{path}, read as {kind}, has no split {split!r}: choose {' or '.join(splits)}.")
     try:
         return _FORMS[kind].scan(path, split, devkit, why)
     except OSError as error:
         raise _unreadable(path, error) from error
+
+
+def _splits(path: Path, kind: str, devkit: Path | None) -> tuple[str, ...]:
+    try:
+        found = _FORMS[kind].splits(path, devkit)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if not found:
+        raise InputError(f"{path} has no split that can be read as {kind}: force another form with --source.")
+    return found
 
 
 def _decide(path: Path, kind: str) -> tuple[str, str]:
@@ -133,8 +137,7 @@ def _check_extracted(path: Path) -> None:
     if inner:
         raise InputError(
             f"{inner[0].parent} holds {len(inner):,} archives as {inner[0].name}, whose images are not extracted: "
-            "extract "
-            "each into a folder of its name, or name the folder of ILSVRC2012_img_train.tar."
+            "extract each into a folder of its name, or name the folder of ILSVRC2012_img_train.tar."
         )
 
 

@@ -8,12 +8,10 @@ ILSVRC2012_devkit_t12.tar.gz    which class each validation image has
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tqdm import tqdm
-
+from convert.progress import Progress
 from convert.scan import Scan
 from convert.sources.devkit import require_devkit
 from convert.sources.listing import Row, is_image, labels_of, make_scan
@@ -68,12 +66,13 @@ def _class_tars(path: Path) -> dict[str, Member]:
 
 
 def _train(path: Path, inner: dict[str, Member]) -> Iterator[Row]:
-    classes = tqdm(inner.values(), desc=f"listing {path.name}", unit="class", disable=not sys.stderr.isatty())
-    for label, tar in enumerate(classes):
-        rows = [_row(label, member) for member in tar_members(path, tar) if is_image(member.name)]
-        if not rows:
-            raise InputError(f"{path}:{tar.name} holds no images: download the archive again.")
-        yield from rows
+    with Progress(len(inner), unit="class", desc=f"listing {path.name}") as progress:
+        for label, tar in enumerate(inner.values()):
+            rows = [_row(label, member) for member in tar_members(path, tar) if is_image(member.name)]
+            if not rows:
+                raise InputError(f"{path}:{tar.name} holds no images: download the archive again.")
+            yield from rows
+            progress.update(1)
 
 
 def _is_class(name: str) -> bool:

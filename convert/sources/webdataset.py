@@ -10,13 +10,11 @@ import itertools
 import json
 import os
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tqdm import tqdm
-
 from convert.plan import unfinished_splits
+from convert.progress import Progress
 from convert.scan import Scan
 from convert.sources.listing import Row, folders, in_order, lines, make_scan
 from convert.tar_members import Member, tar_members
@@ -62,8 +60,11 @@ def scan(path: Path, split: str, _devkit: Path | None, why: str) -> Scan:
         InputError: where an image has no label or two, or a label no name.
     """
     tars = [name for name in _tars(path) if _split_of(path, name) == split]
-    shown = tqdm(tars, desc=f"listing {split}", unit="tar", disable=not sys.stderr.isatty())
-    rows = [row for place, name in enumerate(shown) for row in _rows(path / name, place)]
+    rows: list[Row] = []
+    with Progress(len(tars), unit="tar", desc=f"listing {split}") as progress:
+        for place, name in enumerate(tars):
+            rows += _rows(path / name, place)
+            progress.update(1)
     highest = max((row.label for row in rows), default=-1)
     classes = _class_names(path)
     if classes is None:

@@ -15,6 +15,7 @@ from convert.scan import Scan
 from convert.sources import find_source, splits_of
 from loaders import InputError
 from loaders.cores import usable_cores
+from loaders.files import is_same
 from loaders.manifest import is_converted, read_manifest
 
 Source = Literal["auto", "tree", "archives", "kaggle", "flat", "tiny", "webdataset", "dtd"]
@@ -64,7 +65,7 @@ def convert(
     unknown = [name for name in formats if name not in ("shards", "beton")]
     if unknown or not formats:
         raise InputError(f"format {', '.join(unknown) or 'none'} is unknown: write shards, beton or shards,beton.")
-    if _same(data_dir, out):
+    if is_same(data_dir, out):
         raise InputError(f"--out {out} is the data set's own folder: name another, as {out / 'converted'}.")
     if "beton" not in formats and (beton is not None or proportion is not None):
         raise InputError("--beton and --proportion are about the .beton: add --formats beton or shards,beton.")
@@ -84,7 +85,7 @@ def convert(
         seed=seed,
         shard_bytes=round(shard_size * 1e9),
         min_shards=min_shards,
-        workers=usable_cores() if workers is None else workers,
+        workers=_workers(workers),
         max_bad=max_bad,
         part=_part(part),
     )
@@ -128,7 +129,7 @@ def prepare(
     """
     kind = preparing.kind_of(data_dir, out, source)
     for name, scan in _scans(data_dir, splits, kind, devkit).items():
-        written = preparing.prepare(scan, out, usable_cores() if workers is None else workers)
+        written = preparing.prepare(scan, out, _workers(workers))
         print(f"{name}: {len(scan):,} images in {out / name}, {written:,} of them written now.")
 
 
@@ -175,7 +176,7 @@ def merge(*, out: Path, max_bad: float = 0.001, workers: int | None = None) -> N
         raise InputError(f"{out} holds no parts: name the --out of twistnet convert --part.")
 
     def merge_one(split: str) -> None:
-        entry = finishing.merge(out, split, max_bad=max_bad, workers=usable_cores() if workers is None else workers)
+        entry = finishing.merge(out, split, max_bad=max_bad, workers=_workers(workers))
         print(f"{split}: {entry['samples']:,} images in {len(entry['shards'])} shards; {out}")
 
     _for_all(splits, merge_one)
@@ -189,7 +190,7 @@ def check(*, data_dir: Path, full: bool = False, workers: int | None = None) -> 
         full: also read every byte and decode every image.
         workers: threads; the usable cores unless given.
     """
-    samples = checking.check(data_dir, full=full, workers=usable_cores() if workers is None else workers)
+    samples = checking.check(data_dir, full=full, workers=_workers(workers))
     print(f"{data_dir}: {samples:,} samples as the manifest says{', every image decoded' if full else ''}.")
 
 
@@ -230,8 +231,8 @@ def _for_all(splits: Iterable[str], work: Callable[[str], None]) -> None:
         raise InputError(" ".join(bad))
 
 
-def _same(one: Path, other: Path) -> bool:
-    return one.exists() and other.exists() and one.samefile(other)
+def _workers(given: int | None) -> int:
+    return usable_cores() if given is None else given
 
 
 def _part(text: str | None) -> tuple[int, int] | None:
