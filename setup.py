@@ -16,7 +16,7 @@ setup(
             sources=sorted(str(path) for path in SOURCES.glob("*.cpp")),
             depends=sorted(str(path) for path in SOURCES.glob("*.h")),
             libraries=["jpeg"],
-            extra_compile_args=["-std=c++17", "-O3", "-fvisibility=hidden"],
+            extra_compile_args=["-std=c++17", "-O3", "-fvisibility=hidden", "-ffp-contract=off"],
             language="c++",
             optional=True,  # without a compiler or libjpeg-turbo's headers all else is installed
         )

@@ -120,12 +120,11 @@ class BetonStore:
         check_sample(sample, len(self))
         return f"{self._path.name}[{sample}]"
 
-    def hint(self, samples: Sequence[int]) -> None:
+    def hint(self, samples: npt.NDArray[np.int64]) -> None:
         """Asks the system to read the samples' pages ahead."""
-        ids = np.asarray(samples, dtype=np.int64)
-        check_samples(ids, len(self))
-        starts = self._images["offset"][ids].astype(np.int64)
-        self._file.will_need(starts, starts + self._lengths[ids].astype(np.int64))
+        check_samples(samples, len(self))
+        starts = self._images["offset"][samples].astype(np.int64)
+        self._file.will_need(starts, starts + self._lengths[samples].astype(np.int64))
 
     def offset(self, sample: int) -> int:
         """Where the image's bytes begin in the file."""

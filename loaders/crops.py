@@ -60,8 +60,6 @@ class CropPolicy:
         Returns:
             (B, 4) int64: top, left, height, width.
         """
-        heights, widths = sizes[:, 0], sizes[:, 1]
         if not train:
-            return draws.centre_crop(heights, widths, self.crop_pct)
-        uniforms = draws.crop_uniforms(seed, epoch, ids)
-        return draws.random_resized_crop(uniforms, heights, widths, self.scale, self.ratio)
+            return draws.centre_crop(sizes[:, 0], sizes[:, 1], self.crop_pct)
+        return draws.crop_boxes(seed, epoch, ids, sizes, self.scale, self.ratio)

@@ -6,12 +6,14 @@ whatever the batch, rank, worker or decoder that it falls to. Sizes of images en
 
 from __future__ import annotations
 
+import ctypes
 import math
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from loaders.native.library import library, why_missing
 from loaders.philox import Purpose, bits, uniforms
 
 Ints = npt.NDArray[np.int64]
@@ -47,6 +49,34 @@ def flips(seed: int, epoch: int, ids: Ints, probability: float) -> npt.NDArray[n
 def crop_uniforms(seed: int, epoch: int, ids: Ints) -> Floats:
     """The uniform numbers behind a random resized crop: (B, 10, 4), for area, ratio, top and left of each try."""
     return uniforms(seed, epoch, ids, Purpose.CROP, CROP_TRIES * 4).reshape(len(ids), CROP_TRIES, 4)
+
+
+def crop_boxes(
+    seed: int, epoch: int, ids: Ints, sizes: Ints, scale: tuple[float, float], ratio: tuple[float, float]
+) -> Ints:
+    """`random_resized_crop` of the samples' own draws.
+
+    The compiled library, where it is there, stops drawing at the try that fits.
+
+    Args:
+        ids: (B,).
+        sizes: (B, 2) heights and widths of their images, in pixels.
+        scale: range of the crop's share of the image's area.
+        ratio: range of width / height.
+
+    Returns:
+        (B, 4) int64: top, left, height, width.
+    """
+    if why_missing():
+        return random_resized_crop(crop_uniforms(seed, epoch, ids), sizes[:, 0], sizes[:, 1], scale, ratio)
+    ids, sizes = np.ascontiguousarray(ids, dtype=np.int64), np.ascontiguousarray(sizes, dtype=np.int64)
+    boxes = np.empty((len(ids), 4), dtype=np.int64)
+    log_ratio = math.log(ratio[0]), math.log(ratio[1])
+    ranges = [(ctypes.c_double * 2)(*values) for values in (scale, ratio, log_ratio)]
+    library().twistnet_crops(
+        len(ids), ids.ctypes.data, seed, epoch, Purpose.CROP, CROP_TRIES, sizes.ctypes.data, *ranges, boxes.ctypes.data
+    )
+    return boxes
 
 
 def random_resized_crop(

@@ -31,6 +31,7 @@ from loaders.encodings import Encoded
 from loaders.errors import InputError, SampleError
 from loaders.order import Order
 from loaders.prefetch import Prefetch
+from loaders.readahead import ReadAhead
 from loaders.stages import StageClock
 from loaders.transfer import Handover, HostBuffers
 from loaders.types import Batch, Decoder, Store
@@ -114,6 +115,7 @@ class BatchLoader:
         self.plan = plan
         self._look_ahead = look_ahead
         self._clock = StageClock()
+        self._read_ahead = ReadAhead(plan.store)
         self._buffers = HostBuffers(plan.batch_size, plan.size, plan.device)
         self._readers = ThreadPoolExecutor(num_threads, thread_name_prefix="twistnet-read")
         self._batches = ThreadPoolExecutor(_BATCHES_AT_ONCE, thread_name_prefix="twistnet-batch")
@@ -191,7 +193,7 @@ class BatchLoader:
     def _begin(self, epoch: int, step: int) -> _Decoding:
         plan = self.plan
         ids, valid = plan.order.slice(epoch, step, plan.rank, plan.world_size)
-        plan.store.hint(ids.tolist())  # `look_ahead` batches before the consumer: time for the disk
+        self._read_ahead.soon(ids)
         pixels = self._buffers.take()
         return _Decoding(ids, valid, pixels, self._batches.submit(self._decode, epoch, ids, pixels.numpy()))
 
@@ -238,7 +240,7 @@ class BatchLoader:
 def _mixed_labels(labels: Tensor, mix: draws.MixDraws | None) -> tuple[Tensor, Tensor]:
     """The label mixed into each sample, and the weight of the sample's own."""
     if mix is None:
-        return labels, torch.ones(len(labels))
+        return labels, torch.from_numpy(np.ones(len(labels), dtype=np.float32))
     weight = torch.from_numpy(mix.weight)
     # Where nothing is mixed in, the partner does not count, and its label is the sample's own.
     return torch.where(weight == 1.0, labels, labels[torch.from_numpy(mix.partner)]), weight

@@ -2,7 +2,8 @@
 
 Philox4x32-10 of Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011), vectorised in
 numpy. Every random draw of the project is one of its outputs at (seed; sample id, epoch, purpose, block), so a draw
-belongs to a sample and to nothing else: not to a worker, a rank or a place in the batch.
+belongs to a sample and to nothing else: not to a worker, a rank or a place in the batch. Where the compiled library is
+there it draws the same words, tens of times faster.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
+
+from loaders.native.library import library, why_missing
 
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -70,12 +73,23 @@ def bits(seed: int, epoch: int, ids: npt.NDArray[np.int64], purpose: Purpose, co
         (N, count) uint64, each below 2**32.
     """
     blocks = -(-count // 4)
+    if why_missing():
+        return _by_numpy(seed, epoch, ids, purpose, blocks)[:, :count]
+    ids = np.ascontiguousarray(ids, dtype=np.int64)
+    words = np.empty((len(ids), 4 * blocks), dtype=np.uint64)
+    library().twistnet_philox(len(ids), ids.ctypes.data, seed, epoch, purpose, blocks, words.ctypes.data)
+    return words[:, :count]
+
+
+def _by_numpy(
+    seed: int, epoch: int, ids: npt.NDArray[np.int64], purpose: Purpose, blocks: int
+) -> npt.NDArray[np.uint64]:
     counter = np.empty((len(ids), blocks, 4), dtype=np.uint64)
     counter[..., 0] = np.asarray(ids, dtype=np.uint64)[:, None]
     counter[..., 1] = epoch
     counter[..., 2] = int(purpose)
     counter[..., 3] = np.arange(blocks, dtype=np.uint64)
-    return philox4x32(counter, seed).reshape(len(ids), blocks * 4)[:, :count]
+    return philox4x32(counter, seed).reshape(len(ids), blocks * 4)
 
 
 def uniforms(

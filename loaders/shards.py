@@ -33,6 +33,7 @@ class ShardStore:
         _check_open_files(len(split.shards))
         self._folder, self._split = manifest.folder, name
         self._files = [MappedFile(check_size(manifest.folder, shard), shard.size) for shard in split.shards]
+        self._begins = np.zeros(len(self._files), dtype=np.uint64)  # addresses of the maps; 0: not mapped yet
         # A plain array over the same map: numpy's memmap class costs microseconds at every row.
         self._rows: npt.NDArray[np.void] = np.asarray(open_index(manifest.folder, split))
         _check_rows(manifest, split, self._rows)
@@ -65,14 +66,13 @@ class ShardStore:
         """Where the images are, in the shards' maps."""
         check_samples(samples, len(self))
         rows = self._rows[samples]
-        shards, places = np.unique(rows["shard"], return_inverse=True)
-        starts = np.zeros(len(shards), dtype=np.uint64)
-        for place, shard in enumerate(shards):
+        shards = rows["shard"]
+        for shard in set(shards[self._begins[shards] == 0].tolist()):
             try:
-                starts[place] = self._files[shard].address
+                self._begins[shard] = self._files[shard].address
             except (OSError, ValueError) as error:
-                raise SampleError(self.key(int(samples[(places == place).argmax()])), str(error)) from error
-        addresses = rows["offset"] + starts[places]
+                raise SampleError(self.key(int(samples[(shards == shard).argmax()])), str(error)) from error
+        addresses = rows["offset"] + self._begins[shards]
         shapes = np.zeros((len(samples), 2), dtype=np.int64)
         lengths = rows["length"].astype(np.uint64)
         return Encodings(lambda place: self.read(int(samples[place])), self._files, addresses, lengths, shapes)
@@ -101,11 +101,10 @@ class ShardStore:
         """Raises SampleError where the image's CRC-32 is not the index's."""
         verify_checksum(self.read(sample), self._rows[sample], self.key(sample))
 
-    def hint(self, samples: Sequence[int]) -> None:
+    def hint(self, samples: npt.NDArray[np.int64]) -> None:
         """Asks the system to read the samples' pages ahead."""
-        ids = np.asarray(samples, dtype=np.int64)
-        check_samples(ids, len(self))
-        rows = self._rows[ids]
+        check_samples(samples, len(self))
+        rows = self._rows[samples]
         starts = rows["offset"].astype(np.int64)
         stops = starts + rows["length"]
         for shard in np.unique(rows["shard"]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -56,8 +56,9 @@ class Subset:
         check_samples(samples, len(self))
         return self._store.locate(self._ids[samples])
 
-    def hint(self, samples: Sequence[int]) -> None:
-        self._store.hint([self._place(sample) for sample in samples])
+    def hint(self, samples: npt.NDArray[np.int64]) -> None:
+        check_samples(samples, len(self))
+        self._store.hint(self._ids[samples])
 
     def _place(self, sample: int) -> int:
         check_sample(sample, len(self))

@@ -67,10 +67,9 @@ class TreeStore:
         """Nowhere: each is a file of its own, to be read."""
         check_samples(samples, len(self))
 
-    def hint(self, samples: Sequence[int]) -> None:
+    def hint(self, samples: npt.NDArray[np.int64]) -> None:
         # To ask for a file's pages takes opening it, which costs about as much as the reading that it would save.
-        for sample in samples:
-            check_sample(sample, len(self))
+        check_samples(samples, len(self))
 
 
 def open_tree(path: Path, split: str) -> TreeStore:

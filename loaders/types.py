@@ -63,7 +63,7 @@ class Store(Protocol):
     def key(self, sample: int) -> str:
         """What names the sample to a person: a path, or shard and member."""
 
-    def hint(self, samples: Sequence[int]) -> None:
+    def hint(self, samples: npt.NDArray[np.int64]) -> None:
         """Tells the store what will be read soon; it may do nothing."""
 
 

@@ -13,8 +13,8 @@ void* twistnet_open(std::int32_t);
 void twistnet_close(void*);
 void twistnet_sizes(std::int64_t, const std::uint64_t*, const std::uint64_t*, std::int64_t*);
 void twistnet_decode(void*, std::int64_t, const std::uint64_t*, const std::uint64_t*, const std::int64_t*,
-                     const std::uint8_t*, const std::int64_t*, const std::int64_t*, const std::uint8_t*, std::int32_t,
-                     std::int32_t, std::int32_t, std::uint8_t*, std::uint8_t*);
+                     const std::int64_t*, const std::int64_t*, const std::uint8_t*, std::int32_t, std::int32_t,
+                     std::int32_t, std::uint8_t*, std::uint8_t*);
 }
 
 static std::uint64_t state = 1;
@@ -44,7 +44,7 @@ int main(int count, char** names) {
   for (int round = 0; round < rounds; ++round) {
     std::vector<std::uint8_t*> copies;
     std::vector<std::uint64_t> data, lengths;
-    std::vector<std::uint8_t> raw, flips;
+    std::vector<std::uint8_t> flips;
     std::vector<std::int64_t> counts, boxes;
     for (int file = 2; file < count; ++file) {
       std::ifstream stream(names[file], std::ios::binary);
@@ -54,9 +54,8 @@ int main(int count, char** names) {
       std::memcpy(copies.back(), changed.data(), changed.size());
       data.push_back(reinterpret_cast<std::uint64_t>(copies.back()));
       lengths.push_back(changed.size());
-      raw.push_back(0);
     }
-    std::vector<std::int64_t> sizes(2 * data.size());
+    std::vector<std::int64_t> sizes(2 * data.size()), shapes(2 * data.size());
     twistnet_sizes(static_cast<std::int64_t>(data.size()), data.data(), lengths.data(), sizes.data());
     // One more, of raw pixels.
     const std::int64_t height = 1 + static_cast<std::int64_t>(draw(40)), width = 1 + static_cast<std::int64_t>(draw(40));
@@ -64,25 +63,25 @@ int main(int count, char** names) {
     for (std::int64_t at = 0; at < 3 * height * width; ++at) copies.back()[at] = static_cast<std::uint8_t>(draw(256));
     data.push_back(reinterpret_cast<std::uint64_t>(copies.back()));
     lengths.push_back(static_cast<std::uint64_t>(3 * height * width));
-    raw.push_back(1);
     sizes.insert(sizes.end(), {height, width});
+    shapes.insert(shapes.end(), {height, width});
     for (std::size_t image = 0; image < data.size(); ++image) {
-      std::int64_t &h = sizes[2 * image], &w = sizes[2 * image + 1];
+      const std::int64_t h = sizes[2 * image], w = sizes[2 * image + 1];
       sized += h > 0;
-      if (h * w > 4'000'000) h = w = 0;  // as the caller refuses what is too large
       counts.push_back(1 + static_cast<std::int64_t>(draw(3)));
       for (std::int64_t box = 0; box < counts.back(); ++box) {
         const std::int64_t bh = 1 + (h ? static_cast<std::int64_t>(draw(h)) : 0);
         const std::int64_t bw = 1 + (w ? static_cast<std::int64_t>(draw(w)) : 0);
-        // Now and then outside of the image, which has to be refused.
-        boxes.insert(boxes.end(), {static_cast<std::int64_t>(draw(h ? h - bh + 1 : 1)) + (draw(50) ? 0 : 1),
+        // Now and then outside of the image, which has to be refused, and always where decoding would take long.
+        const std::int64_t beyond = h * w > 4'000'000 ? h : draw(50) ? 0 : 1;
+        boxes.insert(boxes.end(), {static_cast<std::int64_t>(draw(h ? h - bh + 1 : 1)) + beyond,
                                    static_cast<std::int64_t>(draw(w ? w - bw + 1 : 1)), bh, bw});
         flips.push_back(static_cast<std::uint8_t>(draw(2)));
       }
     }
     std::vector<std::uint8_t> out(flips.size() * kSide * kSide * 3), done(data.size());
-    twistnet_decode(decoder, static_cast<std::int64_t>(data.size()), data.data(), lengths.data(), sizes.data(),
-                    raw.data(), counts.data(), boxes.data(), flips.data(), static_cast<std::int32_t>(draw(2)), kSide,
+    twistnet_decode(decoder, static_cast<std::int64_t>(data.size()), data.data(), lengths.data(), shapes.data(),
+                    counts.data(), boxes.data(), flips.data(), static_cast<std::int32_t>(draw(2)), kSide,
                     kSide, out.data(), done.data());
     std::size_t at = 0;
     for (std::size_t image = 0; image < data.size(); ++image) {

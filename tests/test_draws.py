@@ -12,6 +12,7 @@ from torchvision.transforms import RandomResizedCrop
 
 from loaders import InputError, draws
 from loaders.crops import CropPolicy
+from loaders.native.library import why_missing
 from loaders.philox import Purpose, bits, philox4x32, uniforms
 
 
@@ -29,6 +30,24 @@ from loaders.philox import Purpose, bits, philox4x32, uniforms
 )
 def test_philox_gives_the_known_answers(counter: tuple[int, ...], key: int, expected: tuple[int, ...]) -> None:
     assert tuple(philox4x32(np.array(counter, dtype=np.uint64), key)) == expected
+
+
+@pytest.mark.skipif(why_missing() is not None, reason="needs the compiled library")
+def test_the_compiled_library_draws_what_numpy_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    ids, sizes = rng.integers(0, 2**32, 100_000), rng.integers(1, 2000, (100_000, 2))
+    sizes[:1000, 0] = 1
+    ranges = ((0.08, 1.0), (3 / 4, 4 / 3)), ((0.35, 1.0), (0.5, 2.0)), ((1.0, 1.0), (1.0, 1.0))
+
+    def drawn() -> list[np.ndarray]:
+        boxes = [draws.crop_boxes(2**63 + 7, 5, ids, sizes, scale, ratio) for scale, ratio in ranges]
+        return [*boxes, *(bits(2**63 + 7, 2**32 - 1, ids[:999], Purpose.MIX, count) for count in (1, 4, 11))]
+
+    compiled = drawn()
+    for module in ("philox", "draws"):
+        monkeypatch.setattr(f"loaders.{module}.why_missing", lambda: "not built")
+    for one, other in zip(compiled, drawn(), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_uniforms_are_uniform_and_purposes_independent() -> None:

@@ -89,7 +89,7 @@ def test_a_shard_that_shrinks_after_opening_is_named(shards_set: Path, tmp_path:
     folder = copy_of(shards_set, tmp_path / "copy")
     store = opened(folder)
     (folder / "train-000001.tar").write_bytes(b"")
-    store.hint([20])
+    store.hint(np.array([20]))
     with pytest.raises(SampleError, match=r"train-000001\.tar:byte"):
         store.read(20)
     assert len(store.read(0)), "the others are read all the same"

@@ -159,7 +159,7 @@ def test_a_pickled_store_is_the_same_from_another_folder(case: Case, monkeypatch
 def test_ids_outside_are_refused(case: Case, beyond: int | None) -> None:
     store = case.open()
     sample = len(store) if beyond is None else beyond
-    for call in (store.read, store.key, lambda one: store.hint([0, one])):
+    for call in (store.read, store.key, lambda one: store.hint(np.array([0, one]))):
         with pytest.raises(IndexError, match=f"sample {sample} is outside 0 to {len(store) - 1}"):
             call(sample)
 
@@ -167,7 +167,7 @@ def test_ids_outside_are_refused(case: Case, beyond: int | None) -> None:
 def test_a_hint_changes_nothing(case: Case) -> None:
     store = case.open()
     for samples in ([], [3], [4, 3, 3, 0], list(range(len(store)))):
-        store.hint(samples)
+        store.hint(np.array(samples, dtype=np.int64))
     assert contents(store) == expected(case)
 
 

@@ -21,8 +21,7 @@ static_assert(kStrip % kRows == 0);
 struct Task {
   const std::uint8_t* data;
   std::uint64_t length;
-  Size size;
-  bool raw;                // three bytes a pixel rather than a JPEG
+  Size shape;  // of raw pixels, three bytes each; 0 by 0 of a JPEG
   std::int64_t first, count;  // of its boxes
 };
 
@@ -44,7 +43,7 @@ class Worker {
     for (std::int64_t box = 0; box < task.count; ++box) {
       crops_[box].set(boxes[box], request.output, request.flips[task.first + box] != 0);
     }
-    if (!(task.raw ? from_pixels(task, region) : from_jpeg(task, region))) return false;
+    if (!(task.shape.height > 0 ? from_pixels(task, region) : from_jpeg(task, region))) return false;
     const std::size_t bytes = request.output.bytes();
     for (std::int64_t box = 0; box < task.count; ++box) {
       crops_[box].finish(request.out + bytes * static_cast<std::size_t>(task.first + box));
@@ -61,7 +60,7 @@ class Worker {
   }
 
   bool from_jpeg(const Task& task, Box region) {
-    bool whole = reader_.begin(task.data, task.length, task.size, region);
+    bool whole = reader_.begin(task.data, task.length, region);
     if (whole) {
       const std::size_t stride = reader_.row_bytes();
       strip_.resize(stride * (kStrip + kRows) + kSlack);  // rows beyond the strip's end are read, and not used
@@ -77,7 +76,8 @@ class Worker {
   }
 
   bool from_pixels(const Task& task, Box region) {
-    const std::size_t stride = 3 * static_cast<std::size_t>(task.size.width);
+    if (!region.inside(task.shape)) return false;
+    const std::size_t stride = 3 * static_cast<std::size_t>(task.shape.width);
     const int bottom = region.top + region.height;
     // The last rows are copied, because some bytes beyond them are read, where the memory may end.
     const int copied = std::max(region.top, bottom - (kRows + 1));
@@ -105,9 +105,11 @@ struct Decoder {
   Pool pool;  // last, so that its threads end first
 };
 
-bool inside(Box box, Size size) {
-  return box.top >= 0 && box.left >= 0 && box.height > 0 && box.width > 0 && box.top <= size.height - box.height &&
-         box.left <= size.width - box.width;
+// Whether a box can be inside of some image: no side is negative or empty, and no sum wraps around.
+bool is_sane(const std::int64_t* box) {
+  constexpr std::int64_t kMost = 1 << 30;
+  return box[0] >= 0 && box[0] < kMost && box[1] >= 0 && box[1] < kMost && box[2] > 0 && box[2] < kMost && box[3] > 0 &&
+         box[3] < kMost;
 }
 
 }  // namespace
@@ -139,10 +141,10 @@ TWISTNET_PUBLIC void twistnet_sizes(std::int64_t n, const std::uint64_t* data, c
 }
 
 // Decodes n images, of which image i has `counts[i]` boxes, one after another in `boxes` (top, left, height, width),
-// `flips` and `out` (height, width, 3). sizes (n, 2) are as `twistnet_sizes` found them, or of raw pixels; raw (n) says
-// which are. done (n) is 1 where all boxes of the image are written; the others are another decoder's.
+// `flips` and `out` (height, width, 3). shapes (n, 2) are those of raw pixels, 0, 0 of JPEGs. done (n) is 1 where all
+// boxes of the image are written; the others are another decoder's.
 TWISTNET_PUBLIC void twistnet_decode(void* decoder, std::int64_t n, const std::uint64_t* data,
-                                     const std::uint64_t* lengths, const std::int64_t* sizes, const std::uint8_t* raw,
+                                     const std::uint64_t* lengths, const std::int64_t* shapes,
                                      const std::int64_t* counts, const std::int64_t* boxes, const std::uint8_t* flips,
                                      std::int32_t filter, std::int32_t height, std::int32_t width, std::uint8_t* out,
                                      std::uint8_t* done) {
@@ -152,13 +154,13 @@ TWISTNET_PUBLIC void twistnet_decode(void* decoder, std::int64_t n, const std::u
     std::vector<Task> tasks(static_cast<std::size_t>(n));
     std::vector<Box> wanted;
     for (std::int64_t image = 0, box = 0; image < n; ++image) {
-      const Size size{static_cast<int>(sizes[2 * image]), static_cast<int>(sizes[2 * image + 1])};
-      tasks[image] = {reinterpret_cast<const std::uint8_t*>(data[image]), lengths[image], size, raw[image] != 0, box, 0};
-      bool usable = size.height > 0 && size.width > 0;
+      const Size shape{static_cast<int>(shapes[2 * image]), static_cast<int>(shapes[2 * image + 1])};
+      tasks[image] = {reinterpret_cast<const std::uint8_t*>(data[image]), lengths[image], shape, box, 0};
+      bool usable = true;
       for (const std::int64_t end = box + counts[image]; box < end; ++box) {
+        usable = usable && is_sane(boxes + 4 * box);
         wanted.push_back({static_cast<int>(boxes[4 * box]), static_cast<int>(boxes[4 * box + 1]),
                           static_cast<int>(boxes[4 * box + 2]), static_cast<int>(boxes[4 * box + 3])});
-        usable = usable && inside(wanted.back(), size);
       }
       if (usable) tasks[image].count = counts[image];
     }

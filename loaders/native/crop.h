@@ -9,8 +9,15 @@
 
 namespace twistnet {
 
+struct Size {
+  int height, width;
+};
+
+// What is wanted of an image; its sides are positive.
 struct Box {
   int top, left, height, width;
+
+  bool inside(Size size) const { return top <= size.height - height && left <= size.width - width; }
 };
 
 // What every box becomes: RGB of this size.

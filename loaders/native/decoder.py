@@ -15,10 +15,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from loaders.encodings import Encoded, Encodings, of_images
+from loaders.encodings import Encoded, of_images
 from loaders.errors import InputError
 from loaders.native.library import library, why_missing
-from loaders.reference import MAX_PIXELS, ReferenceDecoder
+from loaders.reference import ReferenceDecoder
 from loaders.types import Failures
 
 _FILTERS = {"bilinear": 0, "bicubic": 1}
@@ -57,7 +57,9 @@ class NativeDecoder:
 
     def sizes(self, data: Sequence[Encoded]) -> tuple[_Ints, Failures]:
         images = of_images(data)
-        sizes = self._sizes(images)
+        sizes = images.shapes.copy()
+        arrays = (images.addresses, images.lengths, sizes)
+        self._library.twistnet_sizes(len(images), *(array.ctypes.data for array in arrays))
         others = np.flatnonzero(sizes[:, 0] == 0)
         if not len(others):
             return sizes, {}
@@ -73,7 +75,6 @@ class NativeDecoder:
         counts: _Ints | None = None,
     ) -> Failures:
         images = of_images(data)
-        sizes = self._sizes(images)
         counts = np.ones(len(data), dtype=np.int64) if counts is None else np.ascontiguousarray(counts, dtype=np.int64)
         boxes, mirrored = np.ascontiguousarray(boxes, dtype=np.int64), np.ascontiguousarray(flips, dtype=np.uint8)
         if out.dtype != np.uint8 or out.ndim != 4 or out.shape[3] != 3 or not out.flags.c_contiguous:
@@ -83,8 +84,7 @@ class NativeDecoder:
         if not self._handle:
             raise ValueError("this decoder was closed")
         done = np.zeros(len(data), dtype=np.uint8)
-        raw = (images.shapes[:, 0] > 0).astype(np.uint8)
-        arrays = (images.addresses, images.lengths, sizes, raw, counts, boxes, mirrored)
+        arrays = (images.addresses, images.lengths, images.shapes, counts, boxes, mirrored)
         self._library.twistnet_decode(
             self._handle,
             len(data),
@@ -116,11 +116,3 @@ class NativeDecoder:
             if failed:
                 failures[place] = failed[0]
         return failures
-
-    def _sizes(self, images: Encodings) -> _Ints:
-        """(n, 2) heights and widths; 0 by 0 for what is the reference's, as more pixels than it takes are."""
-        sizes = images.shapes.copy()
-        arrays = (images.addresses, images.lengths, sizes)
-        self._library.twistnet_sizes(len(images), *(array.ctypes.data for array in arrays))
-        sizes[sizes[:, 0] * sizes[:, 1] > MAX_PIXELS] = 0
-        return sizes

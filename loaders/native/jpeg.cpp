@@ -39,7 +39,8 @@ Size jpeg_size(const std::uint8_t* data, std::size_t length) {
       if (at + 10 > length) return none;
       const int components = data[at + 9];
       if (data[at + 4] != 8 || (components != 1 && components != 3)) return none;
-      return {data[at + 5] << 8 | data[at + 6], data[at + 7] << 8 | data[at + 8]};
+      const Size size{data[at + 5] << 8 | data[at + 6], data[at + 7] << 8 | data[at + 8]};
+      return static_cast<std::int64_t>(size.height) * size.width > kMaxPixels ? none : size;
     } else if (marker == 0x00 || marker == 0xD9 || marker == 0xDA) {
       return none;
     } else {
@@ -73,7 +74,7 @@ JpegReader::JpegReader() {
 
 JpegReader::~JpegReader() { end(); }
 
-bool JpegReader::begin(const std::uint8_t* data, std::size_t length, Size size, Box region) {
+bool JpegReader::begin(const std::uint8_t* data, std::size_t length, Box region) {
   end();
   source_.next_input_byte = data;
   source_.bytes_in_buffer = length;
@@ -83,9 +84,8 @@ bool JpegReader::begin(const std::uint8_t* data, std::size_t length, Size size, 
   jpeg_create_decompress(&info_);
   info_.src = &source_;
   jpeg_read_header(&info_, TRUE);
-  if (static_cast<int>(info_.image_height) != size.height || static_cast<int>(info_.image_width) != size.width) {
-    return false;
-  }
+  const Size size{static_cast<int>(info_.image_height), static_cast<int>(info_.image_width)};
+  if (!region.inside(size) || static_cast<std::int64_t>(size.height) * size.width > kMaxPixels) return false;
   if (info_.jpeg_color_space != JCS_GRAYSCALE && info_.jpeg_color_space != JCS_YCbCr &&
       info_.jpeg_color_space != JCS_RGB) {
     return false;

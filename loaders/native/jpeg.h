@@ -12,11 +12,10 @@
 
 namespace twistnet {
 
-struct Size {
-  int height, width;
-};
+constexpr std::int64_t kMaxPixels = 89478485;  // MAX_PIXELS of loaders/reference.py
 
-// Height and width by the header alone; {0, 0} where the bytes are no JPEG of 8-bit gray or three-channel pixels.
+// Height and width by the header alone; {0, 0} where the bytes are no JPEG of 8-bit gray or three-channel pixels, or of
+// more of them than kMaxPixels.
 Size jpeg_size(const std::uint8_t* data, std::size_t length);
 
 // One image after another. Not for several threads at once.
@@ -27,8 +26,8 @@ class JpegReader {
   JpegReader(const JpegReader&) = delete;
   JpegReader& operator=(const JpegReader&) = delete;
 
-  // Begins to read a region; false where another decoder must try: no JPEG, CMYK, torn, of another size than `size`.
-  bool begin(const std::uint8_t* data, std::size_t length, Size size, Box region);
+  // Begins to read a region; false where another decoder must try: no JPEG, CMYK, torn, too large, too small for it.
+  bool begin(const std::uint8_t* data, std::size_t length, Box region);
   // Bytes that a row takes in `read`: 4 a pixel, from column `left()` on.
   std::size_t row_bytes() const { return 4 * static_cast<std::size_t>(width_); }
   int left() const { return left_; }

@@ -14,6 +14,7 @@ _REASON = (
 )
 
 
+@functools.cache
 def why_missing() -> str | None:
     """What keeps the library from being used, with the next step; None where it is there."""
     try:
@@ -38,12 +39,25 @@ def library() -> ctypes.CDLL:
         opened = ctypes.CDLL(str(found[0]))
     except OSError as error:
         raise OSError(f"{found[0]} cannot be opened ({error}): install twistnet again") from error
+    try:
+        _declare(opened)
+    except AttributeError as error:
+        raise OSError(f"{found[0]} is of another version ({error}): install twistnet again") from error
+    return opened
+
+
+def _declare(opened: ctypes.CDLL) -> None:
+    """Sets the types of all calls."""
     opened.twistnet_open.argtypes = [_I32]
     opened.twistnet_open.restype = _POINTER
     opened.twistnet_close.argtypes = [_POINTER]
     opened.twistnet_close.restype = None
     opened.twistnet_sizes.argtypes = [_I64, _POINTER, _POINTER, _POINTER]
     opened.twistnet_sizes.restype = None
-    opened.twistnet_decode.argtypes = [_POINTER, _I64, *[_POINTER] * 7, _I32, _I32, _I32, _POINTER, _POINTER]
+    opened.twistnet_decode.argtypes = [_POINTER, _I64, *[_POINTER] * 6, _I32, _I32, _I32, _POINTER, _POINTER]
     opened.twistnet_decode.restype = None
-    return opened
+    draw = (_I64, _POINTER, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_uint32, _I64)
+    opened.twistnet_philox.argtypes = [*draw, _POINTER]
+    opened.twistnet_philox.restype = None
+    opened.twistnet_crops.argtypes = [*draw, *[_POINTER] * 5]
+    opened.twistnet_crops.restype = None
