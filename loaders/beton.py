@@ -63,6 +63,8 @@ class BetonStore:
         InputError: where the file is no whole beton of one image and one integer a sample.
     """
 
+    has_checksums = False
+
     def __init__(self, path: Path, classes: Sequence[str] | None = None) -> None:
         self._path, self._given = path, classes
         try:
@@ -80,6 +82,11 @@ class BetonStore:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def holds_pixels(self) -> bool:
+        """Whether most samples are raw pixels, which need no decoding."""
+        return bool((self._images["mode"] == RAW).mean() > 0.5)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -107,6 +114,10 @@ class BetonStore:
     def locate(self, samples: npt.NDArray[np.int64]) -> Encodings:
         """Where the images are, in the file's map."""
         check_samples(samples, len(self))
+        try:
+            self._file.check()
+        except OSError as error:
+            raise SampleError(self.key(int(samples[0])), str(error)) from error
         images = self._images[samples]
         shapes = np.stack([images["height"], images["width"]], axis=1).astype(np.int64)
         shapes[images["mode"] == JPEG] = 0
@@ -119,6 +130,10 @@ class BetonStore:
         """File and sample, "train.beton[17]": a beton keeps no names."""
         check_sample(sample, len(self))
         return f"{self._path.name}[{sample}]"
+
+    def verify(self, sample: int) -> None:
+        """Nothing to compare with: FFCV's format has no checksums."""
+        check_sample(sample, len(self))
 
     def hint(self, samples: npt.NDArray[np.int64]) -> None:
         """Asks the system to read the samples' pages ahead."""
@@ -138,6 +153,8 @@ class BetonStore:
 
 class ConvertedBetonStore(BetonStore):
     """The beton of one split of a converted set, held to the set's manifest and index. Made by `open_beton_split`."""
+
+    has_checksums = True  # of JPEGs; raw pixels are held to their size
 
     def __init__(self, manifest: Manifest, name: str) -> None:
         folder, split = manifest.folder, manifest.splits[name]

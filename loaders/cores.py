@@ -14,6 +14,13 @@ def usable_cores() -> int:
     return affinity if limit is None else max(1, min(affinity, math.ceil(limit)))
 
 
+def usable_memory() -> int:
+    """Bytes of memory that the machine has, or that the cgroup leaves to this process."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    _, limit = cgroup_limits()
+    return memory if limit is None else min(memory, limit)
+
+
 def cgroup_limits(
     root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
 ) -> tuple[float | None, int | None]:

@@ -12,7 +12,7 @@ from loaders.errors import InputError
 
 Ints = npt.NDArray[np.int64]
 
-INTERPOLATIONS = ("bilinear", "bicubic")
+INTERPOLATIONS = ("bilinear", "bicubic", "area")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,7 @@ class CropPolicy:
         ratio: range of its width / height.
         hflip: probability of a left-right flip in training.
         crop_pct: share of the shorter side that the central evaluation square keeps.
-        interpolation: "bilinear" or "bicubic", both antialiased.
+        interpolation: "bilinear" or "bicubic", both antialiased, or "area", which is FFCV's.
 
     Raises:
         InputError: for a range that is empty or outside its limits, or an unknown interpolation.

@@ -3,7 +3,7 @@
     Order.slice(epoch, step) -> ids              this thread ahead of the consumer's, `look_ahead` batches
     Store.read                                   `num_threads` threads
     Decoder.sizes, crop boxes,
-    Decoder.decode -> uint8 (B, size, size, 3)   two threads, a batch each, and the decoder's own
+    Decoder.decode -> uint8 (B, size, size, 3)   two threads, a batch each, and the decoder's own (loaders/decoding.py)
     upload, augment -> Batch                     the first thread again, on a stream of its own on CUDA
     next()                                       the consumer
 
@@ -27,8 +27,8 @@ from torch import Tensor
 from loaders import draws
 from loaders.augment import Augment
 from loaders.crops import CropPolicy
-from loaders.encodings import Encoded
-from loaders.errors import InputError, SampleError
+from loaders.decoding import BadSamples, BatchDecoding
+from loaders.errors import InputError
 from loaders.order import Order
 from loaders.prefetch import Prefetch
 from loaders.readahead import ReadAhead
@@ -36,7 +36,6 @@ from loaders.stages import StageClock
 from loaders.transfer import Handover, HostBuffers
 from loaders.types import Batch, Decoder, Store
 
-_READ_AT_ONCE = 16  # samples
 _BATCHES_AT_ONCE = 2  # while one is being prepared in Python, the decoder's threads work on the other
 _CLOSED = "this loader was closed: open a new one."
 _Prefetched: TypeAlias = Prefetch[tuple[Batch, Handover | None]]
@@ -48,7 +47,7 @@ class _Decoding(NamedTuple):
     ids: npt.NDArray[np.int64]
     valid: npt.NDArray[np.bool_]
     pixels: Tensor
-    task: Future[None]
+    task: Future[npt.NDArray[np.int64]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +64,9 @@ class Plan:
     device: torch.device
     rank: int
     world_size: int
+    max_bad: float
+    verify: bool
+    choice: str
 
     def __post_init__(self) -> None:
         if self.augment:
@@ -116,8 +118,18 @@ class BatchLoader:
         self._look_ahead = look_ahead
         self._clock = StageClock()
         self._read_ahead = ReadAhead(plan.store)
-        self._buffers = HostBuffers(plan.batch_size, plan.size, plan.device)
+        self._buffers = HostBuffers(plan.batch_size, plan.device)
+        self._bad = BadSamples(plan.max_bad, plan.order.num_samples)
         self._readers = ThreadPoolExecutor(num_threads, thread_name_prefix="twistnet-read")
+        self._decoding = BatchDecoding(
+            plan.store,
+            plan.decoder,
+            plan.crops,
+            self._bad,
+            verify=plan.verify,
+            readers=self._readers,
+            clock=self._clock,
+        )
         self._batches = ThreadPoolExecutor(_BATCHES_AT_ONCE, thread_name_prefix="twistnet-batch")
         self._stream = _stream(plan.device)
         self._running: list[_Prefetched] = []
@@ -146,24 +158,42 @@ class BatchLoader:
         """Name of the decoder that makes the pixels."""
         return self.plan.decoder.name
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    @property
+    def choice(self) -> str:
+        """Store, decoder and threads, with the reason where they were chosen by themselves, for people to read."""
+        return self.plan.choice
+
+    @property
+    def bad(self) -> Mapping[str, str]:
+        """Samples that were replaced so far, and what is wrong with each, by their keys."""
+        return self._bad.found()
+
+    def epoch(self, epoch: int, start: int = 0, *, size: int | None = None) -> Iterator[Batch]:
         """The batches of an epoch from batch `start` on; dropping the iterator ends the work ahead of it.
 
+        Args:
+            epoch: 0 to 2**32 - 1.
+            start: 0 to `len(self)`.
+            size: side of the images in pixels; the loader's own unless given.
+
         Raises:
-            InputError: where `start` is outside the epoch, or the loader was closed.
-            SampleError: at the `next()` of a batch with a sample that cannot be read or decoded.
+            InputError: where `start` is outside the epoch, `size` is below 1, or the loader was closed.
+            SampleError: at the `next()` of a batch with a sample that cannot be read or decoded, beyond `max_bad`.
         """
+        size = self.plan.size if size is None else size
+        if size < 1:
+            raise InputError(f"size {size} is too small: take at least 1.")
         if not 0 <= start <= len(self):
             raise InputError(f"batch {start} is outside the epoch: it has {len(self)} batches, from 0.")
         if self._closed:
             raise InputError(_CLOSED)
-        prefetch = Prefetch(lambda stopped: self._ahead(epoch, start, stopped), depth=1)
+        prefetch = Prefetch(lambda stopped: self._ahead(epoch, start, size, stopped), depth=1)
         self._running = [prefetch, *(each for each in self._running if each.running)]
         return _Epoch(prefetch, self._clock)
 
     def seconds(self) -> Mapping[str, float]:
-        """Seconds since the loader was opened: "read" and "decode", in which two batches may be at once, "upload" and
-        "augment", and "wait", which the consumer spent in `next()`."""
+        """Seconds since the loader was opened: "read" and "decode", in which two batches may be at once; "buffer", for
+        memory that an upload still reads; "upload" and "augment"; and "wait", which the consumer spent in `next()`."""
         return self._clock.seconds()
 
     def close(self) -> None:
@@ -175,55 +205,42 @@ class BatchLoader:
             pool.shutdown(cancel_futures=True)
         self.plan.decoder.close()
 
-    def _ahead(self, epoch: int, start: int, stopped: Callable[[], bool]) -> Iterator[tuple[Batch, Handover | None]]:
+    def _ahead(
+        self, epoch: int, start: int, size: int, stopped: Callable[[], bool]
+    ) -> Iterator[tuple[Batch, Handover | None]]:
         ahead: deque[_Decoding] = deque()
         try:
             for step in range(start, len(self)):
                 if stopped():
                     return
-                ahead.append(self._begin(epoch, step))
+                ahead.append(self._begin(epoch, step, size))
                 if len(ahead) > self._look_ahead:
-                    yield self._finish(epoch, ahead.popleft())
+                    yield self._finish(epoch, ahead.popleft(), size)
             while ahead and not stopped():
-                yield self._finish(epoch, ahead.popleft())
+                yield self._finish(epoch, ahead.popleft(), size)
         finally:
             for decoding in ahead:
                 decoding.task.cancel()
 
-    def _begin(self, epoch: int, step: int) -> _Decoding:
+    def _begin(self, epoch: int, step: int, size: int) -> _Decoding:
         plan = self.plan
         ids, valid = plan.order.slice(epoch, step, plan.rank, plan.world_size)
         self._read_ahead.soon(ids)
-        pixels = self._buffers.take()
+        with self._clock.stage("buffer"):
+            pixels = self._buffers.take(size)
         return _Decoding(ids, valid, pixels, self._batches.submit(self._decode, epoch, ids, pixels.numpy()))
 
-    def _decode(self, epoch: int, ids: npt.NDArray[np.int64], out: npt.NDArray[np.uint8]) -> None:
-        plan, seed = self.plan, self.plan.order.seed
-        with self._clock.stage("read"):
-            data = plan.store.locate(ids) or self._read(ids)
-        with self._clock.stage("decode"):
-            sizes, failures = plan.decoder.sizes(data)
-            if not failures:
-                boxes = plan.crops.boxes(seed, epoch, ids, sizes, train=plan.train)
-                mirrored = draws.flips(seed, epoch, ids, plan.crops.hflip if plan.train else 0.0)
-                failures = plan.decoder.decode(data, boxes, mirrored, out)
-        if failures:
-            place, reason = min(failures.items())
-            raise SampleError(plan.store.key(int(ids[place])), reason)
+    def _decode(self, epoch: int, ids: npt.NDArray[np.int64], out: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+        return self._decoding.run(self.plan.order.seed, epoch, ids, out, train=self.plan.train)
 
-    def _read(self, ids: npt.NDArray[np.int64]) -> list[Encoded]:
-        def some(first: int) -> list[Encoded]:
-            return [self.plan.store.read(sample) for sample in ids[first : first + _READ_AT_ONCE].tolist()]
-
-        return [encoded for part in self._readers.map(some, range(0, len(ids), _READ_AT_ONCE)) for encoded in part]
-
-    def _finish(self, epoch: int, decoding: _Decoding) -> tuple[Batch, Handover | None]:
-        decoding.task.result()
-        plan, ids = self.plan, decoding.ids
-        augment_draws = plan.augment.draw(plan.order.seed, epoch, ids, plan.size) if plan.augment else None
+    def _finish(self, epoch: int, decoding: _Decoding, size: int) -> tuple[Batch, Handover | None]:
+        ids = decoding.task.result()
+        plan = self.plan
+        augment_draws = plan.augment.draw(plan.order.seed, epoch, decoding.ids, size) if plan.augment else None
+        shown = decoding.valid & (ids == decoding.ids)  # and what replaces a bad sample does not count
         labels = torch.from_numpy(plan.store.labels[ids])
         partner, weight = _mixed_labels(labels, augment_draws.mix if augment_draws else None)
-        on_host = (labels, partner, weight, torch.from_numpy(decoding.valid))
+        on_host = (labels, partner, weight, torch.from_numpy(shown))
         with torch.cuda.stream(self._stream) if self._stream else nullcontext():
             with self._clock.stage("upload"):
                 images = decoding.pixels.to(plan.device, non_blocking=True)

@@ -9,43 +9,59 @@ from pathlib import Path
 import torch
 
 from loaders.augment import Augment
-from loaders.beton import ConvertedBetonStore, open_beton
+from loaders.beton import open_beton
+from loaders.choosing import STORES, Choice, choose_decoder, choose_store, make_decoder
 from loaders.cores import usable_cores
 from loaders.crops import CropPolicy
 from loaders.errors import InputError
 from loaders.loader import BatchLoader, Plan
 from loaders.manifest import Manifest, is_converted
-from loaders.native.decoder import NativeDecoder
-from loaders.native.library import why_missing
 from loaders.order import Order
-from loaders.reference import ReferenceDecoder
-from loaders.shards import ShardStore
 from loaders.subset import open_named
 from loaders.tree import open_tree
-from loaders.types import Decoder, Loader, Store
-
-DECODERS = ("native", "reference")
+from loaders.types import Loader, Store
 
 
-def open_store(path: str | Path, split: str) -> Store:
+def open_store(path: str | Path, split: str, store: str = "auto") -> Store:
     """The store of one split of a data set, recognised by what is there.
 
     Args:
-        path: a converted set's folder (its shards, or its beton where it has no shards), a `.beton` file of FFCV's,
-            or a tree of image files.
+        path: a converted set's folder, a `.beton` file of FFCV's, or a tree of image files.
         split: its name, in a converted set a named subset's too. A `.beton` file holds one split: any name will do
             but one that the file's own name contradicts, as "val" for imagenet_train.beton.
+        store: "tree", "shards" or "beton", or "auto": of a converted set that has both, the beton where it holds pixels
+            and takes less than half of the memory, else the shards.
 
     Raises:
         InputError: where the path is no such data set, has no such split, or holds what its manifest does not say.
     """
+    return find_store(path, split, store)[0]
+
+
+def find_store(path: str | Path, split: str, store: str = "auto") -> tuple[Store, Choice]:
+    """The same, and why."""
     path = Path(path)
-    if path.suffix == ".beton" and not path.is_dir():
+    if store not in ("auto", *STORES):
+        raise InputError(f"store {store!r} is unknown: choose auto or {', '.join(STORES)}.")
+    is_beton = path.suffix == ".beton" and not path.is_dir()
+    only = "beton" if is_beton else None if is_converted(path) else "tree"
+    if store == "tree" and only is None:
+        raise InputError(f"{path} is a converted set, no tree: take store shards, beton or auto.")
+    if only and store not in ("auto", only):
+        raise InputError(f"{path} is a {only}: take store {only} or auto, or convert it.")
+    if is_beton:
         _check_named(path, split)
-        return open_beton(path)
-    if not is_converted(path):
-        return open_tree(path, split)
-    return open_named(path, split, _converted_store)
+        return open_beton(path), Choice("beton")
+    if only:
+        return open_tree(path, split), Choice("tree")
+    chosen: list[Choice] = []
+
+    def open_whole(manifest: Manifest, name: str) -> Store:
+        found, choice = choose_store(manifest, name, store)
+        chosen.append(choice)
+        return found
+
+    return open_named(path, split, open_whole), chosen[0]
 
 
 def open_loader(
@@ -55,6 +71,7 @@ def open_loader(
     *,
     train: bool,
     size: int = 224,
+    store: str = "auto",
     decoder: str = "auto",
     augment: Augment | None = None,
     device: str | torch.device = "cpu",
@@ -65,6 +82,8 @@ def open_loader(
     num_threads: int | None = None,
     look_ahead: int = 3,
     crops: CropPolicy | None = None,
+    max_bad: float = 0.0,
+    verify: bool = False,
 ) -> Loader:
     """Opens one split for one rank.
 
@@ -73,9 +92,10 @@ def open_loader(
         split: "train", "val", ...; for DTD "train1" to "test10"; as `open_store` says for a `.beton` file.
         batch_size: samples of a batch on this rank.
         train: shuffled order, random resized crops and flips; otherwise the set's order and central crops.
-        size: side of the images in pixels.
-        decoder: "native", "reference", or "auto", which takes the native one where it was built. Both give the same
-            pixels.
+        size: side of the images in pixels; `Loader.epoch` may be asked for another.
+        store: "tree", "shards", "beton" or "auto", as for `open_store`.
+        decoder: "native", "ffcv", "reference", or "auto". Native and reference give the same pixels, and auto takes the
+            native one where it was built; ffcv gives FFCV's, and auto takes it where `crops` resize by area.
         augment: what happens on the device; None gives uint8 (B, size, size, 3), cropped and flipped only.
         device: where the batches end.
         seed: of order and draws, 0 to 2**64 - 1.
@@ -84,6 +104,9 @@ def open_loader(
         num_threads: decoding threads; by default the usable cores, shared among the ranks of this machine.
         look_ahead: batches that are decoded ahead of the consumer.
         crops: crop, flip and resize; by default ImageNet's usual ones.
+        max_bad: largest share of the split's samples that this process replaces by their successors where they cannot
+            be read or decoded, 0 to 1; the replacements are not `valid`. By default the first one ends the epoch.
+        verify: whether every image is held to the CRC-32 of the conversion, each time that it is read.
 
     Raises:
         InputError: for a value that cannot work, before any thread starts.
@@ -98,19 +121,20 @@ def open_loader(
     threads = _default_threads() if num_threads is None else num_threads
     if threads < 1:
         raise InputError(f"num_threads {threads} is too small: take at least 1.")
-    if decoder not in ("auto", *DECODERS):
-        raise InputError(f"decoder {decoder!r} is unknown: choose auto or {', '.join(DECODERS)}.")
+    if not 0 <= max_bad <= 1:
+        raise InputError(f"max_bad {max_bad} is impossible: take a share of the samples, 0 to 1.")
     crops = crops or CropPolicy()
-    store = open_store(path, split)
+    chosen = choose_decoder(decoder, crops.interpolation)
+    found, form = find_store(path, split, store)
     order = Order(
-        num_samples=len(store),
+        num_samples=len(found),
         global_batch=batch_size * world_size,
         shuffle=shuffle if train else "none",
         seed=seed,
     )
     plan = Plan(
-        store=store,
-        decoder=_open_decoder(decoder, crops.interpolation, threads),
+        store=found,
+        decoder=make_decoder(chosen.name, crops.interpolation, threads),
         order=order,
         crops=crops,
         augment=augment,
@@ -119,13 +143,11 @@ def open_loader(
         device=torch.device(device),
         rank=rank,
         world_size=world_size,
+        max_bad=max_bad,
+        verify=verify,
+        choice=f"store {form}, decoder {chosen}, {threads} {'thread' if threads == 1 else 'threads'}",
     )
     return BatchLoader(plan, num_threads=threads, look_ahead=look_ahead)
-
-
-def _converted_store(manifest: Manifest, split: str) -> Store:
-    entry = manifest.splits[split]
-    return ConvertedBetonStore(manifest, split) if entry.beton and not entry.shards else ShardStore(manifest, split)
 
 
 def _check_named(path: Path, split: str) -> None:
@@ -134,12 +156,6 @@ def _check_named(path: Path, split: str) -> None:
     named = [name for name in ("train", "val", "test") if any(word.startswith(name) for word in words)]
     if named and not any(split.startswith(name) for name in named):
         raise InputError(f"{path} is named after {named[0]}, not {split}: name the file of split {split!r}.")
-
-
-def _open_decoder(name: str, interpolation: str, num_threads: int) -> Decoder:
-    if name == "auto":
-        name = "reference" if why_missing() else "native"
-    return (NativeDecoder if name == "native" else ReferenceDecoder)(interpolation, num_threads)
 
 
 def _default_threads() -> int:

@@ -1,6 +1,7 @@
 """The `reference` decoder: the definition of right, which every faster decoder is held to.
 
-Pillow decodes (libjpeg-turbo for JPEG), and Pillow's antialiased resize follows the crop. torch's uint8 antialiased
+Pillow decodes (libjpeg-turbo for JPEG), and Pillow's antialiased resize follows the crop; for "area", which is FFCV's
+resize, it is OpenCV's INTER_AREA. torch's uint8 antialiased
 resize is not the same on every processor: its vectorised paths may differ by a level and, for bicubic, by more. EXIF
 orientation is ignored, as ImageNet training does.
 """
@@ -8,14 +9,16 @@ orientation is ignored, as ImageNet training does.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from loaders.encodings import Encoded
+from loaders.errors import InputError
 from loaders.types import Failures
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit, a quarter of a gibibyte as RGB
@@ -24,6 +27,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF
 _AT_ONCE = 8  # images
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+
 
 class ReferenceDecoder:
     """Every format that Pillow reads, as RGB: CMYK, gray, palette, alpha and 16 bits are converted as Pillow does.
@@ -31,14 +36,17 @@ class ReferenceDecoder:
     Raw pixels are cropped, resized and mirrored as the decoded ones are.
 
     Args:
-        interpolation: "bilinear" or "bicubic", both antialiased.
+        interpolation: "bilinear" or "bicubic", both antialiased, or "area".
         num_threads: threads that decode.
+
+    Raises:
+        InputError: for "area" where OpenCV is not installed.
     """
 
     name = "reference"
 
     def __init__(self, interpolation: str = "bilinear", num_threads: int = 1) -> None:
-        self._filter = FILTERS[interpolation]
+        self._resize = _resize_by_area() if interpolation == "area" else _resize_by_pillow(FILTERS[interpolation])
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="twistnet-decode")
 
     def close(self) -> None:
@@ -61,7 +69,7 @@ class ReferenceDecoder:
         data: Sequence[Encoded],
         boxes: npt.NDArray[np.int64],
         flips: npt.NDArray[np.bool_],
-        out: npt.NDArray[np.uint8],
+        out: Pixels,
         counts: npt.NDArray[np.int64] | None = None,
     ) -> Failures:
         height, width = out.shape[1:3]
@@ -76,7 +84,7 @@ class ReferenceDecoder:
                     for place in range(int(starts[index]), int(ends[index])):
                         top, left, box_h, box_w = (int(edge) for edge in boxes[place])
                         crop = image.crop((left, top, left + box_w, top + box_h))
-                        pixels = np.asarray(crop.resize((width, height), self._filter))
+                        pixels = self._resize(crop, width, height)
                         out[place] = pixels[:, ::-1] if flips[place] else pixels
                 except Exception as error:  # as above
                     failures[index] = _reason(error)
@@ -86,6 +94,30 @@ class ReferenceDecoder:
             return some(0)
         found = self._threads.map(some, range(0, len(data), _AT_ONCE))
         return {index: reason for failures in found for index, reason in failures.items()}
+
+
+def decoded(encoded: bytes | memoryview) -> Pixels:
+    """All pixels of an image, (H, W, 3); raises what Pillow raises."""
+    return np.asarray(_image(encoded))
+
+
+def _resize_by_pillow(filter_: Image.Resampling) -> Callable[[Image.Image, int, int], Pixels]:
+    return lambda crop, width, height: np.asarray(crop.resize((width, height), filter_))
+
+
+def _resize_by_area() -> Callable[[Image.Image, int, int], Pixels]:
+    try:
+        import cv2
+    except ImportError as error:
+        raise InputError(
+            f"interpolation area is OpenCV's, which cannot be imported ({error}): pip install 'twistnet[ffcv]', or "
+            "take bilinear."
+        ) from error
+
+    def resize(crop: Image.Image, width: int, height: int) -> Pixels:
+        return np.asarray(cv2.resize(np.asarray(crop), (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+    return resize
 
 
 def _size(encoded: Encoded) -> tuple[int, int]:
@@ -103,7 +135,7 @@ def _image(encoded: Encoded) -> Image.Image:
         return image.convert("RGB")
 
 
-def _checked(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def _checked(pixels: Pixels) -> Pixels:
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
         raise ValueError(f"pixels {pixels.shape} of {pixels.dtype} are not (H, W, 3) of uint8")
     return pixels

@@ -26,6 +26,8 @@ from loaders.types import check_sample, check_samples
 class ShardStore:
     """The samples of one split of a converted set, as views of its shards' memory maps. Made by `open_shards`."""
 
+    has_checksums = True
+
     def __init__(self, manifest: Manifest, name: str) -> None:
         split = manifest.splits[name]
         if not split.shards:
@@ -33,7 +35,7 @@ class ShardStore:
         _check_open_files(len(split.shards))
         self._folder, self._split = manifest.folder, name
         self._files = [MappedFile(check_size(manifest.folder, shard), shard.size) for shard in split.shards]
-        self._begins = np.zeros(len(self._files), dtype=np.uint64)  # addresses of the maps; 0: not mapped yet
+        self._begins = np.zeros(len(self._files), dtype=np.uint64)  # addresses of the maps
         # A plain array over the same map: numpy's memmap class costs microseconds at every row.
         self._rows: npt.NDArray[np.void] = np.asarray(open_index(manifest.folder, split))
         _check_rows(manifest, split, self._rows)
@@ -67,8 +69,9 @@ class ShardStore:
         check_samples(samples, len(self))
         rows = self._rows[samples]
         shards = rows["shard"]
-        for shard in set(shards[self._begins[shards] == 0].tolist()):
+        for shard in set(shards.tolist()):
             try:
+                self._files[shard].check()
                 self._begins[shard] = self._files[shard].address
             except (OSError, ValueError) as error:
                 raise SampleError(self.key(int(samples[(shards == shard).argmax()])), str(error)) from error

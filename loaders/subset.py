@@ -32,6 +32,7 @@ class Subset:
         self._ids = ids
         self.classes = store.classes
         self.labels: npt.NDArray[np.int64] = store.labels[ids]
+        self.has_checksums = store.has_checksums
 
     def __reduce__(self) -> tuple[type[Subset], tuple[Store, npt.NDArray[np.int64]]]:
         return (Subset, (self._store, self._ids))
@@ -51,6 +52,9 @@ class Subset:
 
     def key(self, sample: int) -> str:
         return self._store.key(self._place(sample))
+
+    def verify(self, sample: int) -> None:
+        self._store.verify(self._place(sample))
 
     def locate(self, samples: npt.NDArray[np.int64]) -> Encodings | None:
         check_samples(samples, len(self))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 _KEPT = 8  # batches whose memory is used again; one who holds more of them gets fresh memory
-_REFERENCES = 3
+_REFERENCES = 2
 
 
 class HostBuffers:
@@ -24,27 +24,30 @@ class HostBuffers:
     as much as half of the work on small images.
     """
 
-    def __init__(self, batch_size: int, size: int, device: torch.device) -> None:
-        self._shape = (batch_size, size, size, 3)
+    def __init__(self, batch_size: int, device: torch.device) -> None:
+        self._batch_size = batch_size
         self._pinned = device.type == "cuda"
         self._free: deque[tuple[Tensor, torch.cuda.Event]] = deque()
         self._arrays: list[npt.NDArray[np.uint8]] = []
         self._lock = threading.Lock()  # two epochs may be under way
 
-    def take(self) -> Tensor:
-        """A buffer that nobody reads or writes."""
-        if self._free:
+    def take(self, size: int) -> Tensor:
+        """A buffer of that size that nobody reads or writes; those of other sizes that are free are given up."""
+        shape = (self._batch_size, size, size, 3)
+        while self._free:
             buffer, uploaded = self._free.popleft()
-            uploaded.synchronize()
-            return buffer
+            if buffer.shape == shape:
+                uploaded.synchronize()
+                return buffer
         if self._pinned:
-            return torch.empty(self._shape, dtype=torch.uint8, pin_memory=True)
+            return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
         with self._lock:
-            for array in self._arrays:
-                # The list, this variable and the call itself; whatever shares the memory holds the array too.
-                if sys.getrefcount(array) == _REFERENCES:
-                    return torch.from_numpy(array)
-            fresh = np.empty(self._shape, dtype=np.uint8)
+            self._arrays = [array for array in self._arrays if array.shape == shape]
+            for place in range(len(self._arrays)):
+                # The list and the call itself; whatever shares the memory holds the array too.
+                if sys.getrefcount(self._arrays[place]) == _REFERENCES:
+                    return torch.from_numpy(self._arrays[place])
+            fresh = np.empty(shape, dtype=np.uint8)
             if len(self._arrays) < _KEPT:
                 self._arrays.append(fresh)
             return torch.from_numpy(fresh)

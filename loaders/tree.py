@@ -35,6 +35,8 @@ class TreeStore:
         classes: sorted class names.
     """
 
+    has_checksums = False
+
     def __init__(self, root: Path, names: Sequence[str], labels: npt.NDArray[np.int64], classes: Sequence[str]) -> None:
         self._root = str(root)
         self._names = names
@@ -66,6 +68,10 @@ class TreeStore:
     def locate(self, samples: npt.NDArray[np.int64]) -> None:
         """Nowhere: each is a file of its own, to be read."""
         check_samples(samples, len(self))
+
+    def verify(self, sample: int) -> None:
+        """Nothing to compare with."""
+        check_sample(sample, len(self))
 
     def hint(self, samples: npt.NDArray[np.int64]) -> None:
         # To ask for a file's pages takes opening it, which costs about as much as the reading that it would save.

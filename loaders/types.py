@@ -23,7 +23,7 @@ class Batch(NamedTuple):
     labels: Tensor  # (B,) int64
     partner: Tensor  # (B,) int64: the label mixed in (== labels where nothing is mixed)
     weight: Tensor  # (B,) float32: weight of `labels`; 1 - weight is that of `partner`
-    valid: Tensor  # (B,) bool: False only on the filling of an epoch's last batch
+    valid: Tensor  # (B,) bool: False on the filling of an epoch's last batch, and on what replaces a bad sample
     ids: Tensor  # (B,) int64: sample ids, on the CPU
 
 
@@ -62,6 +62,13 @@ class Store(Protocol):
 
     def key(self, sample: int) -> str:
         """What names the sample to a person: a path, or shard and member."""
+
+    @property
+    def has_checksums(self) -> bool:
+        """Whether `verify` has something to compare with."""
+
+    def verify(self, sample: int) -> None:
+        """Raises SampleError where the sample's bytes are not those that were converted."""
 
     def hint(self, samples: npt.NDArray[np.int64]) -> None:
         """Tells the store what will be read soon; it may do nothing."""
@@ -137,8 +144,16 @@ class Loader(Protocol):
     def __len__(self) -> int:
         """Batches an epoch, equal on all ranks."""
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from batch `start` on."""
+    @property
+    def choice(self) -> str:
+        """Store, decoder and threads, with the reason where they were chosen by themselves, for people to read."""
+
+    @property
+    def bad(self) -> Mapping[str, str]:
+        """Samples that were replaced so far, and what is wrong with each, by their keys."""
+
+    def epoch(self, epoch: int, start: int = 0, *, size: int | None = None) -> Iterator[Batch]:
+        """The batches of an epoch from batch `start` on, with images of `size` pixels a side."""
 
     def seconds(self) -> Mapping[str, float]:
         """Seconds worked and waited since the loader was opened, by stage."""

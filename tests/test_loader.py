@@ -152,7 +152,7 @@ class Slow:
 
 def slow_loader(tree: Path, monkeypatch: pytest.MonkeyPatch, look_ahead: int) -> tuple[Slow, Loader]:
     slow = Slow()
-    monkeypatch.setattr("loaders.opening._open_decoder", lambda *_: slow)
+    monkeypatch.setattr("loaders.opening.make_decoder", lambda *_: slow)
     return slow, open_loader(tree, "train", 4, train=True, look_ahead=look_ahead, num_threads=2)
 
 
@@ -281,7 +281,7 @@ def test_every_stage_is_timed(tree: Path) -> None:
     loader = open_loader(tree, "train", 16, train=True, size=48, augment=GUIDE)
     list(loader.epoch(0))
     loader.close()
-    assert set(loader.seconds()) == {"read", "decode", "upload", "augment", "wait"}
+    assert set(loader.seconds()) == {"read", "decode", "buffer", "upload", "augment", "wait"}
     assert all(seconds > 0 for seconds in loader.seconds().values())
 
 

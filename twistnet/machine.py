@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.version import VERSION
-from loaders.cores import cgroup_limits, usable_cores
+from loaders.cores import usable_cores, usable_memory
 from loaders.errors import one_line
 from loaders.native.library import why_missing
 
@@ -148,9 +148,7 @@ def collect() -> Facts:
     """Looks at this process's installation and machine. Takes some seconds: optional packages are really imported."""
     packages = (*(check_core(known) for known in CORE), *check_optional(OPTIONAL))
     cuda_build, architectures, cards = _cuda()
-    _, cgroup_memory = cgroup_limits()
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "c++", "g++", "clang++"))), None)
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return Facts(
         twistnet=VERSION,
         python=platform.python_version(),
@@ -163,7 +161,7 @@ def collect() -> Facts:
         cpu_bf16=_first_match(Path("/proc/cpuinfo"), r"\b((?:avx512_|amx_)?bf16)\b") is not None,
         cores=os.cpu_count() or 1,
         usable_cores=usable_cores(),
-        memory_bytes=memory if cgroup_memory is None else min(memory, cgroup_memory),
+        memory_bytes=usable_memory(),
         shared_memory_bytes=shutil.disk_usage("/dev/shm").total if os.path.isdir("/dev/shm") else None,
         disk_path=os.getcwd(),
         disk_free_bytes=shutil.disk_usage(".").free,

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from loaders.encodings import Encoded, of_images
 from loaders.errors import InputError
+from loaders.headers import image_sizes
 from loaders.native.library import library, why_missing
 from loaders.reference import ReferenceDecoder
 from loaders.types import Failures
@@ -56,15 +57,7 @@ class NativeDecoder:
         self._finalizer()
 
     def sizes(self, data: Sequence[Encoded]) -> tuple[_Ints, Failures]:
-        images = of_images(data)
-        sizes = images.shapes.copy()
-        arrays = (images.addresses, images.lengths, sizes)
-        self._library.twistnet_sizes(len(images), *(array.ctypes.data for array in arrays))
-        others = np.flatnonzero(sizes[:, 0] == 0)
-        if not len(others):
-            return sizes, {}
-        sizes[others], failures = self._reference.sizes([data[int(place)] for place in others])
-        return sizes, {int(others[place]): reason for place, reason in failures.items()}
+        return image_sizes(data, self._reference)
 
     def decode(
         self,

@@ -1,0 +1,82 @@
+"""Which form of a converted set is read, and which decoder reads it, where neither was asked for; and why."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from loaders import ffcv
+from loaders.beton import ConvertedBetonStore
+from loaders.cores import usable_memory
+from loaders.errors import InputError
+from loaders.manifest import Manifest
+from loaders.native.decoder import NativeDecoder
+from loaders.native.library import why_missing
+from loaders.reference import ReferenceDecoder
+from loaders.shards import ShardStore
+from loaders.types import Decoder, Store
+
+STORES = ("tree", "shards", "beton")
+DECODERS = ("native", "ffcv", "reference")
+_DECODERS: dict[str, type[NativeDecoder] | type[ffcv.FfcvDecoder] | type[ReferenceDecoder]] = {
+    "native": NativeDecoder,
+    "ffcv": ffcv.FfcvDecoder,
+    "reference": ReferenceDecoder,
+}
+
+
+class Choice(NamedTuple):
+    """What was chosen, and why: nothing where it was asked for."""
+
+    name: str
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.reason})" if self.reason else self.name
+
+
+def choose_decoder(name: str, interpolation: str) -> Choice:
+    """The decoder that "auto" stands for; any other name stands for itself.
+
+    Raises:
+        InputError: for an unknown name.
+    """
+    if name in DECODERS:
+        return Choice(name)
+    if name != "auto":
+        raise InputError(f"decoder {name!r} is unknown: choose auto or {', '.join(DECODERS)}.")
+    if interpolation == "area":
+        missing = ffcv.why_missing()
+        return Choice("reference", missing) if missing else Choice("ffcv", "the one that resizes by area")
+    missing = why_missing()
+    return Choice("reference", missing) if missing else Choice("native", "the fastest on processors")
+
+
+def make_decoder(name: str, interpolation: str, num_threads: int) -> Decoder:
+    """A decoder by its name. Raises InputError where it is not installed, or cannot resize so."""
+    return _DECODERS[name](interpolation, num_threads)
+
+
+def choose_store(manifest: Manifest, split: str, store: str) -> tuple[Store, Choice]:
+    """The shards or the beton of a whole split.
+
+    Raises:
+        InputError: where the split has no such form, or a file is not what manifest and index say.
+    """
+    entry = manifest.splits[split]
+    if store != "auto":
+        return _open(manifest, split, store), Choice(store)
+    if not (entry.beton and entry.shards):
+        only = "beton" if entry.beton else "shards"
+        return _open(manifest, split, only), Choice(only, "the set's only form")
+    beton = ConvertedBetonStore(manifest, split)
+    if not beton.holds_pixels:
+        return _open(manifest, split, "shards"), Choice("shards", "the beton holds JPEGs too")
+    memory, size = usable_memory(), entry.beton.size
+    sizes = f"{size / 2**30:.1f} of {memory / 2**30:.1f} GiB of memory"
+    if size > memory / 2:
+        return _open(manifest, split, "shards"), Choice("shards", f"the beton's pixels would take {sizes}")
+    return beton, Choice("beton", f"pixels, which need no decoding, and take {sizes}")
+
+
+def _open(manifest: Manifest, split: str, store: str) -> Store:
+    return ConvertedBetonStore(manifest, split) if store == "beton" else ShardStore(manifest, split)

@@ -1,0 +1,175 @@
+"""One batch from ids to pixels, with what cannot be read or decoded replaced as far as the budget allows.
+
+A place of the batch whose sample fails shows the next sample in the order of ids that does not, under the draws of the
+place: its own crop and flip, so that the rest of the batch is as it would have been.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from loaders import draws
+from loaders.crops import CropPolicy
+from loaders.encodings import Encoded
+from loaders.errors import InputError, SampleError
+from loaders.stages import StageClock
+from loaders.types import Decoder, Failures, Store
+
+_READ_AT_ONCE = 16  # samples
+_REPLACEMENTS = 16  # samples that are tried in place of one
+
+_Ints: TypeAlias = npt.NDArray[np.int64]
+_Pixels: TypeAlias = npt.NDArray[np.uint8]
+
+
+class BadSamples:
+    """Samples that could not be read or decoded, up to a budget.
+
+    Args:
+        max_bad: largest share of the split's samples, 0 to 1.
+        num_samples: of the split.
+    """
+
+    def __init__(self, max_bad: float, num_samples: int) -> None:
+        self._max_bad, self._num_samples = max_bad, num_samples
+        self._allowed = int(max_bad * num_samples)
+        self._found: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def add(self, key: str, reason: str) -> None:
+        """Counts a sample, however often it comes. Raises SampleError where it is one too many."""
+        with self._lock:
+            self._found[key] = reason
+            found = len(self._found)
+        if found <= self._allowed:
+            return
+        if self._allowed:
+            reason += f"; {found:,} samples cannot, where max_bad {self._max_bad:g} of {self._num_samples:,} allows "
+            reason += f"{self._allowed:,}"
+        raise SampleError(key, reason)
+
+    def found(self) -> Mapping[str, str]:
+        """What is wrong with each so far, by its key."""
+        with self._lock:
+            return dict(self._found)
+
+
+class BatchDecoding:
+    """Reads and decodes the samples of batches. Safe to call from many threads.
+
+    Args:
+        store: where they are.
+        decoder: makes the pixels.
+        crops: which part of each is shown.
+        bad: counts the samples that fail.
+        verify: whether every image is held to its checksum.
+        readers: threads that read where a store has no place in memory to name.
+        clock: counts "read" and "decode".
+
+    Raises:
+        InputError: where checksums are asked for that the store does not have.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        decoder: Decoder,
+        crops: CropPolicy,
+        bad: BadSamples,
+        *,
+        verify: bool,
+        readers: Executor,
+        clock: StageClock,
+    ) -> None:
+        if verify and not store.has_checksums:
+            raise InputError("this data set has no checksums to verify: convert it, or leave verify out.")
+        self._store, self._decoder, self._crops, self._bad = store, decoder, crops, bad
+        self._verify, self._readers, self._clock = verify, readers, clock
+
+    def run(self, seed: int, epoch: int, ids: _Ints, out: _Pixels, *, train: bool) -> _Ints:
+        """Fills `out` with the samples' pixels.
+
+        Args:
+            seed: of the draws.
+            epoch: likewise.
+            ids: (B,) whose pixels are asked for; boxes and flips are theirs.
+            out: (B, size, size, 3), written in place.
+            train: random crops and flips, or central crops.
+
+        Returns:
+            (B,) whose pixels they are: `ids`, but for those that were replaced.
+
+        Raises:
+            SampleError: for a sample that is beyond the budget, or that nothing can replace.
+        """
+        failures = self._fill(seed, epoch, ids, ids, out, train)
+        if not failures:
+            return ids
+        shown = ids.copy()
+        for place, reason in sorted(failures.items()):
+            self._bad.add(self._store.key(int(ids[place])), reason)
+            shown[place] = self._replace(seed, epoch, ids[place : place + 1], out[place : place + 1], train)
+        return shown
+
+    def _replace(self, seed: int, epoch: int, sample: _Ints, out: _Pixels, train: bool) -> int:
+        reason = "its split has no other sample"
+        for distance in range(1, min(_REPLACEMENTS, len(self._store) - 1) + 1):
+            other = (sample + distance) % len(self._store)
+            failures = self._fill(seed, epoch, sample, other, out, train)
+            if not failures:
+                return int(other[0])
+            reason = failures[0]
+            self._bad.add(self._store.key(int(other[0])), reason)
+        raise SampleError(self._store.key(int(sample[0])), f"nor can those that would replace it: {reason}")
+
+    def _fill(self, seed: int, epoch: int, ids: _Ints, shown: _Ints, out: _Pixels, train: bool) -> Failures:
+        """Decodes the samples `shown` under the draws of `ids`; gives what failed, by its place."""
+        with self._clock.stage("read"):
+            data, failures = self._read(shown)
+        if not failures:
+            with self._clock.stage("decode"):
+                sizes, failures = self._decoder.sizes(data)
+                if not failures:
+                    boxes = self._crops.boxes(seed, epoch, ids, sizes, train=train)
+                    mirrored = draws.flips(seed, epoch, ids, self._crops.hflip if train else 0.0)
+                    return self._decoder.decode(data, boxes, mirrored, out)
+        return self._fill_others(seed, epoch, ids, shown, out, train, failures)
+
+    def _fill_others(
+        self, seed: int, epoch: int, ids: _Ints, shown: _Ints, out: _Pixels, train: bool, failures: Failures
+    ) -> Failures:
+        """Those that have not failed yet; gives all that have in the end."""
+        rest = np.array([place for place in range(len(ids)) if place not in failures], dtype=np.int64)
+        pixels = np.empty((len(rest), *out.shape[1:]), dtype=np.uint8)
+        further = self._fill(seed, epoch, ids[rest], shown[rest], pixels, train) if len(rest) else {}
+        out[rest] = pixels
+        return {**failures, **{int(rest[place]): reason for place, reason in further.items()}}
+
+    def _read(self, ids: _Ints) -> tuple[Sequence[Encoded], Failures]:
+        try:
+            located = self._store.locate(ids)
+        except SampleError:
+            located = None  # one of them: each by itself says which
+        if located is not None and not self._verify:
+            return located, {}
+
+        def some(first: int) -> list[Encoded | SampleError]:
+            return [self._read_one(sample) for sample in ids[first : first + _READ_AT_ONCE].tolist()]
+
+        read = [each for part in self._readers.map(some, range(0, len(ids), _READ_AT_ONCE)) for each in part]
+        failures = {place: each.reason for place, each in enumerate(read) if isinstance(each, SampleError)}
+        return [b"" if isinstance(each, SampleError) else each for each in read], failures
+
+    def _read_one(self, sample: int) -> Encoded | SampleError:
+        try:
+            if self._verify:
+                self._store.verify(sample)
+            return self._store.read(sample)
+        except SampleError as error:
+            return error
