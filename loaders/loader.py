@@ -66,6 +66,7 @@ class Plan:
     world_size: int
     max_bad: float
     verify: bool
+    form: str
     choice: str
 
     def __post_init__(self) -> None:
@@ -152,6 +153,11 @@ class BatchLoader:
     def fingerprint(self) -> str:
         """The store's: of its samples, labels and order."""
         return self.plan.store.fingerprint
+
+    @property
+    def store(self) -> str:
+        """Form of the data set that is read, as `open_loader` takes it."""
+        return self.plan.form
 
     @property
     def decoder(self) -> str:

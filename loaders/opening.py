@@ -145,6 +145,7 @@ def open_loader(
         world_size=world_size,
         max_bad=max_bad,
         verify=verify,
+        form=form.name,
         choice=f"store {form}, decoder {chosen}, {threads} {'thread' if threads == 1 else 'threads'}",
     )
     return BatchLoader(plan, num_threads=threads, look_ahead=look_ahead)

@@ -138,6 +138,10 @@ class Loader(Protocol):
         """The store's: of its samples, labels and order."""
 
     @property
+    def store(self) -> str:
+        """Form of the data set that is read: "tree", "shards" or "beton"."""
+
+    @property
     def decoder(self) -> str:
         """Name of the decoder that makes the pixels."""
 

@@ -21,6 +21,7 @@ import torch
 from twistnet.building import make_model, open_split
 from twistnet.distributed import World
 from twistnet.evaluate import evaluate
+from twistnet.job import Job
 from twistnet.precision import Precision
 from twistnet.recipe import named
 
@@ -210,7 +211,7 @@ def test_two_ranks_score_the_model_that_they_save(whole: Callable[[int], Run], t
     )
     model = make_model(recipe, 3, world)
     model.load_state_dict(torch.load(run.folder / "latest.pt", weights_only=True)["model"])
-    loader = open_split(tree, "val", recipe, world, train=False)
+    loader = open_split(Job(data_dir=tree, run_dir=tree, weights_name="any.pt"), "val", recipe, world, train=False)
     alone = evaluate(model, loader, world, Precision.choose(world.device, amp=False))
     loader.close()
     last = [row for row in run.rows() if row["kind"] == "epoch"][-1]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -18,37 +17,32 @@ from loaders.augment import Augment
 from loaders.errors import one_line
 from twistnet.arguments import did_you_mean
 from twistnet.distributed import World
+from twistnet.job import Job
 from twistnet.precision import Precision
 from twistnet.recipe import Recipe
 
 
-def open_split(
-    data_dir: Path,
-    split: str,
-    recipe: Recipe,
-    world: World,
-    *,
-    train: bool,
-    decoder: str = "auto",
-    workers: int | None = None,
-) -> Loader:
-    """The loader of one split under a recipe; `decoder` and `workers` as `loaders.open_loader` takes them."""
+def open_split(job: Job, split: str, recipe: Recipe, world: World, *, train: bool) -> Loader:
+    """The loader of one of the job's splits under a recipe."""
     augment = recipe.train_augment() if train else Augment()
     return loaders.open_loader(
-        data_dir,
+        job.data_dir,
         split,
         recipe.batch_size * (recipe.accumulate if train else 1),
         train=train,
         size=recipe.size if train else recipe.eval_size,
-        decoder=decoder,
+        store=job.store,
+        decoder=job.decoder,
         augment=dataclasses.replace(augment, dtype=Precision.choose(world.device, recipe.amp).dtype),
         device=world.device,
         seed=recipe.seed,
         shuffle=recipe.shuffle,
         rank=world.rank,
         world_size=world.world_size,
-        num_threads=workers,
+        num_threads=job.workers,
         crops=recipe.crops(),
+        max_bad=job.max_bad,
+        verify=job.verify,
     )
 
 

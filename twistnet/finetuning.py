@@ -68,9 +68,7 @@ def finetune_fold(
     if checkpoint is not None and checkpoint["epoch"] >= recipe.epochs and not best.exists():
         raise InputError(f"the run has ended and {best} is gone, which would be tested: start a new run.")
     # Opened before training, so that a missing list costs no epochs.
-    test_loader = open_split(
-        job.data_dir, test_split, recipe, world, train=False, decoder=job.decoder, workers=job.workers
-    )
+    test_loader = open_split(job, test_split, recipe, world, train=False)
 
     def prepare(model: nn.Module) -> LoadReport | None:
         return auto_load(model, recipe.model, weights, announce=print if world.is_main else _say_nothing)

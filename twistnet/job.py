@@ -20,7 +20,10 @@ class Job:
         run_dir: where the run's files go.
         weights_name: file name of the final weights.
         workers: decoding threads of this rank; None takes the usable cores.
-        decoder: as `loaders.open_loader` takes it.
+        store: as `loaders.open_loader` takes it, like the following three.
+        decoder: what makes pixels of bytes.
+        max_bad: largest share of a split's images that a process may replace.
+        verify: whether every image is held to its checksum.
         publish_to: the folder that final weights are copied to by the command; kept in checkpoints.
         log_every: steps between log rows, at which a checkpoint may be taken.
         checkpoint_minutes: least time between checkpoints inside an epoch; one is taken after every epoch as well.
@@ -32,7 +35,10 @@ class Job:
     run_dir: Path
     weights_name: str
     workers: int | None = None
+    store: str = "auto"
     decoder: str = "auto"
+    max_bad: float = 0.0
+    verify: bool = False
     publish_to: Path | None = None
     log_every: int = 50
     checkpoint_minutes: float = 10.0

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import functools
 import math
 import time
 from collections.abc import Callable
@@ -40,6 +39,8 @@ from twistnet.recipe import Recipe
 from twistnet.run_folder import RunFolder, save_checkpoint
 from twistnet.schedule import lr_at
 from twistnet.weights import LoadReport, save
+
+BAD_SHOWN = 5  # of the images that were replaced since the last row
 
 
 def train(
@@ -84,9 +85,11 @@ class _Run:
         self.folder = RunFolder(job.run_dir)
         if checkpoint is None:
             self.folder.refuse_to_overwrite()
-        open_ = functools.partial(open_split, job.data_dir, decoder=job.decoder, workers=job.workers)
-        self.train_loader = open_(job.train_split, recipe, world, train=True)
-        self.val_loader = open_(job.val_split, recipe, world, train=False)
+        # The store may give other pixels than another one of the same set: a resumed run keeps to its own.
+        if checkpoint is not None and job.store == "auto":
+            job = self.job = dataclasses.replace(job, store=checkpoint.get("store", "auto"))
+        self.train_loader = open_split(job, job.train_split, recipe, world, train=True)
+        self.val_loader = open_split(job, job.val_split, recipe, world, train=False)
         self.precision = Precision.choose(world.device, recipe.amp)
         self.model = make_model(recipe, len(self.train_loader.classes), world)
         loaded = prepare(self.model) if checkpoint is None else None
@@ -96,6 +99,7 @@ class _Run:
         self.steps_per_epoch = len(self.train_loader)
         self.epoch = self.step_in_epoch = 0
         self.best_top1, self.best_epoch = -1.0, 0
+        self.bad_told = 0
         self.meter = Meter(world, self.train_loader)
         if checkpoint is not None:
             self._restore(checkpoint)
@@ -122,6 +126,7 @@ class _Run:
             f"{self.recipe.total_batch(self.world.world_size)} on {self.world.world_size} x {self.world.device.type}, "
             f"lr {self.recipe.peak_lr(self.world.world_size):g}, from step {self.step}; {self.folder.path}"
         )
+        progress.say(f"Reading {self.job.data_dir}: {self.train_loader.choice}")
         try:
             with signals.noted() as self.stopping:
                 while self.epoch < self.recipe.epochs:
@@ -218,6 +223,14 @@ class _Run:
             row = {"kind": "steps", "step": self.step, "epoch": self.epoch + 1, "lr": self._lr(self.step - 1)}
             self.folder.append(row | measured)
             progress.note(f"loss {measured['loss']:.3f}")
+        self._tell_of_bad_images(progress)
+
+    def _tell_of_bad_images(self, progress: Progress) -> None:
+        """Each rank of its own, which no other one has seen; new ones only."""
+        bad = self.train_loader.bad
+        for key in list(bad)[self.bad_told :][:BAD_SHOWN]:
+            progress.say(f"[Warning] {key} cannot be decoded ({bad[key]}): replaced; {len(bad)} so far.")
+        self.bad_told = len(bad)
 
     def _log_epoch(self, score: Score, progress: Progress) -> None:
         measured, stages = self.meter.read_epoch()
@@ -299,6 +312,7 @@ class _Run:
             "publish_to": str(self.job.publish_to) if self.job.publish_to else None,
             "recipe": self.recipe.to_dict(),
             "data": self._data(),
+            "store": self.train_loader.store,
         }
 
     def _data(self) -> dict[str, Any]:
@@ -345,6 +359,7 @@ class _Run:
         self.folder.rewind_log(self.step)
         self.folder.write_json("recipe.json", self.recipe.to_dict())
         env = environment.describe(self.world.device) | {
+            "store": self.train_loader.store,
             "decoder": self.train_loader.decoder,
             "dtype": str(self.precision.dtype),
             "world_size": self.world.world_size,

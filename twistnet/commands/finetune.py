@@ -32,7 +32,11 @@ def finetune(
     workers: int | None = None,
     warmup_epochs: int | None = None,
     size: int | None = None,
-    decoder: str = "auto",
+    interpolation: Literal["bilinear", "bicubic", "area"] | None = None,
+    store: Literal["auto", "tree", "shards", "beton"] = "auto",
+    decoder: Literal["auto", "native", "ffcv", "reference"] = "auto",
+    max_bad: float = 0.0,
+    verify: bool = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     log_every: int = 50,
     checkpoint_minutes: float = 10.0,
@@ -56,7 +60,11 @@ def finetune(
         workers: decoding threads a process; the usable cores unless given.
         warmup_epochs: epochs of linear warm-up.
         size: side of the images in pixels.
-        decoder: auto or reference.
+        interpolation: of the resize; area is FFCV's.
+        store: form of a converted set; auto takes the beton where it holds pixels and fits into memory, else shards.
+        decoder: native and reference give the same pixels, ffcv FFCV's; auto takes the fastest.
+        max_bad: largest share of the images that may be replaced where they cannot be decoded.
+        verify: hold every image to its checksum whenever it is read.
         device: where to train; auto takes a CUDA card where there is one.
         log_every: steps between log rows.
         checkpoint_minutes: least minutes between checkpoints inside an epoch.
@@ -80,6 +88,7 @@ def finetune(
         warmup_epochs=warmup_epochs,
         size=size,
         eval_size=size,
+        interpolation=interpolation,
     )
     if checkpoint is not None:
         trained_on = checkpoint["data"]["train_split"]
@@ -96,7 +105,10 @@ def finetune(
         run_dir=folder,
         weights_name=f"{settled.model}_{dataset}.pt",
         workers=workers,
+        store=store,
         decoder=decoder,
+        max_bad=max_bad,
+        verify=verify,
         log_every=log_every,
         checkpoint_minutes=checkpoint_minutes,
     )

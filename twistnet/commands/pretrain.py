@@ -38,7 +38,11 @@ def pretrain(
     seed: int | None = None,
     weights_dir: Path | None = None,
     publish: bool | None = None,
-    decoder: str = "auto",
+    interpolation: Literal["bilinear", "bicubic", "area"] | None = None,
+    store: Literal["auto", "tree", "shards", "beton"] = "auto",
+    decoder: Literal["auto", "native", "ffcv", "reference"] = "auto",
+    max_bad: float = 0.0,
+    verify: bool = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     log_every: int = 50,
     checkpoint_minutes: float = 10.0,
@@ -65,7 +69,11 @@ def pretrain(
         seed: of initialisation, order and augmentation.
         weights_dir: where the final weights are copied to, to be found by themselves; weights unless given.
         publish: whether to copy them there; they are unless --no_publish is given.
-        decoder: auto or reference.
+        interpolation: of the resize; area is FFCV's.
+        store: form of a converted set; auto takes the beton where it holds pixels and fits into memory, else shards.
+        decoder: native and reference give the same pixels, ffcv FFCV's; auto takes the fastest.
+        max_bad: largest share of the images that may be replaced where they cannot be decoded.
+        verify: hold every image to its checksum whenever it is read.
         device: where to train; auto takes a CUDA card where there is one.
         log_every: steps between log rows.
         checkpoint_minutes: least minutes between checkpoints inside an epoch.
@@ -86,6 +94,7 @@ def pretrain(
         warmup_epochs=warmup_epochs,
         size=size,
         eval_size=size,
+        interpolation=interpolation,
         seed=seed,
     )
     publish_to = _publish_to(weights_dir, publish, checkpoint)
@@ -94,7 +103,10 @@ def pretrain(
         run_dir=run_dir,
         weights_name=f"{settled.model}_imagenet.pt",
         workers=workers,
+        store=store,
         decoder=decoder,
+        max_bad=max_bad,
+        verify=verify,
         publish_to=publish_to,
         log_every=log_every,
         checkpoint_minutes=checkpoint_minutes,
