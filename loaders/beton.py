@@ -114,13 +114,12 @@ class BetonStore:
     def locate(self, samples: npt.NDArray[np.int64]) -> Encodings:
         """Where the images are, in the file's map."""
         check_samples(samples, len(self))
-        try:
-            self._file.check()
-        except OSError as error:
-            raise SampleError(self.key(int(samples[0])), str(error)) from error
         images = self._images[samples]
         shapes = np.stack([images["height"], images["width"]], axis=1).astype(np.int64)
         shapes[images["mode"] == JPEG] = 0
+        cut = images["offset"] + self._lengths[samples] > self._file.available()
+        if cut.any():
+            raise self._was_cut(int(samples[cut.argmax()]))
         addresses = images["offset"] + np.uint64(self._file.address)
         return Encodings(
             lambda place: self.read(int(samples[place])), self._file, addresses, self._lengths[samples], shapes
@@ -148,7 +147,13 @@ class BetonStore:
 
     def _bytes(self, sample: int) -> memoryview:
         start = self.offset(sample)
-        return self._file.view[start : start + int(self._lengths[sample])]
+        stop = start + int(self._lengths[sample])
+        if stop > self._file.available():
+            raise self._was_cut(sample)
+        return self._file.view[start:stop]
+
+    def _was_cut(self, sample: int) -> SampleError:
+        return SampleError(self.key(sample), f"{self._path} was cut meanwhile")
 
 
 class ConvertedBetonStore(BetonStore):

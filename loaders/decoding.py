@@ -1,7 +1,8 @@
 """One batch from ids to pixels, with what cannot be read or decoded replaced as far as the budget allows.
 
-A place of the batch whose sample fails shows the next sample in the order of ids that does not, under the draws of the
-place: its own crop and flip, so that the rest of the batch is as it would have been.
+A place of the batch whose sample fails shows the one of 1, 2, 4, 8, ... ids further that does not (far away, because a whole
+shard may be missing), under the draws of the place: its own crop and flip, so that the rest of the batch is as it would
+have been.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from loaders.stages import StageClock
 from loaders.types import Decoder, Failures, Store
 
 _READ_AT_ONCE = 16  # samples
-_REPLACEMENTS = 16  # samples that are tried in place of one
 
 _Ints: TypeAlias = npt.NDArray[np.int64]
 _Pixels: TypeAlias = npt.NDArray[np.uint8]
@@ -119,8 +119,8 @@ class BatchDecoding:
 
     def _replace(self, seed: int, epoch: int, sample: _Ints, out: _Pixels, train: bool) -> int:
         reason = "its split has no other sample"
-        for distance in range(1, min(_REPLACEMENTS, len(self._store) - 1) + 1):
-            other = (sample + distance) % len(self._store)
+        for power in range((len(self._store) - 1).bit_length()):
+            other = (sample + 2**power) % len(self._store)
             failures = self._fill(seed, epoch, sample, other, out, train)
             if not failures:
                 return int(other[0])

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-_CHECK_S = 1.0
+_LOOK_S = 1.0
 
 
 class _Map(NamedTuple):
@@ -33,7 +33,7 @@ class MappedFile:
     def __init__(self, path: Path, size: int) -> None:
         self.path = path
         self.size = size
-        self._next_check = 0.0
+        self._available, self._next_look = size, 0.0
         self._mapped: dict[str, _Map] = {}
 
     def __reduce__(self) -> tuple[type[MappedFile], tuple[Path, int]]:
@@ -49,19 +49,17 @@ class MappedFile:
         """Where its bytes begin in this process, as long as this object is there. Raises as `view`."""
         return self._map().address
 
-    def check(self) -> None:
-        """Raises OSError where the file became shorter under the map, at most once a second.
+    def available(self) -> int:
+        """Bytes of the map that the file still has, looked up at most once a second.
 
-        To touch what is missing would end the process with a bus error. A file that was removed stays readable.
+        To touch what was cut off meanwhile would end the process with a bus error. A file that was removed stays whole.
         """
         now = time.monotonic()
-        if now < self._next_check:
-            return
-        self._next_check = now + _CHECK_S
-        with contextlib.suppress(FileNotFoundError):
-            size = os.stat(self.path).st_size
-            if size < self.size:
-                raise OSError(f"{self.path} has {size:,} bytes where {self.size:,} are in use: it was cut meanwhile")
+        if now >= self._next_look:
+            self._next_look = now + _LOOK_S
+            with contextlib.suppress(OSError):
+                self._available = min(self.size, os.stat(self.path).st_size)
+        return self._available
 
     def will_need(self, starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]) -> None:
         """Asks the system to read these ranges of bytes ahead, by whole pages, neighbours in one request."""

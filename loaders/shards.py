@@ -36,6 +36,7 @@ class ShardStore:
         self._folder, self._split = manifest.folder, name
         self._files = [MappedFile(check_size(manifest.folder, shard), shard.size) for shard in split.shards]
         self._begins = np.zeros(len(self._files), dtype=np.uint64)  # addresses of the maps
+        self._available = np.zeros(len(self._files), dtype=np.uint64)  # bytes of each
         # A plain array over the same map: numpy's memmap class costs microseconds at every row.
         self._rows: npt.NDArray[np.void] = np.asarray(open_index(manifest.folder, split))
         _check_rows(manifest, split, self._rows)
@@ -61,6 +62,8 @@ class ShardStore:
             view = self._files[shard].view
         except (OSError, ValueError) as error:
             raise SampleError(self.key(sample), str(error)) from error
+        if start + length > self._files[shard].available():
+            raise self._was_cut(sample)
         data: memoryview = view[start : start + length]
         return data
 
@@ -71,10 +74,13 @@ class ShardStore:
         shards = rows["shard"]
         for shard in set(shards.tolist()):
             try:
-                self._files[shard].check()
                 self._begins[shard] = self._files[shard].address
             except (OSError, ValueError) as error:
                 raise SampleError(self.key(int(samples[(shards == shard).argmax()])), str(error)) from error
+            self._available[shard] = self._files[shard].available()
+        cut = rows["offset"] + rows["length"] > self._available[shards]
+        if cut.any():
+            raise self._was_cut(int(samples[cut.argmax()]))
         addresses = rows["offset"] + self._begins[shards]
         shapes = np.zeros((len(samples), 2), dtype=np.int64)
         lengths = rows["length"].astype(np.uint64)
@@ -113,6 +119,10 @@ class ShardStore:
         for shard in np.unique(rows["shard"]):
             inside = rows["shard"] == shard
             self._files[shard].will_need(starts[inside], stops[inside])
+
+    def _was_cut(self, sample: int) -> SampleError:
+        path = self._files[int(self._rows[sample]["shard"])].path
+        return SampleError(self.key(sample), f"{path} was cut meanwhile")
 
     def _end_before(self, sample: int) -> int:
         """Where a walk over the shard's members may begin: after the image before this one, or at the shard's start."""

@@ -34,12 +34,16 @@ class NativeDecoder:
         num_threads: threads that decode.
 
     Raises:
-        InputError: where the library was not built.
+        InputError: for another interpolation, or where the library was not built.
     """
 
     name = "native"
 
     def __init__(self, interpolation: str = "bilinear", num_threads: int = 1) -> None:
+        if interpolation not in _FILTERS:
+            raise InputError(
+                f"decoder native cannot resize by {interpolation!r}: take {' or '.join(_FILTERS)}, or decoder auto."
+            )
         missing = why_missing()
         if missing:
             raise InputError(f"{missing}.")
