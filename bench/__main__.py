@@ -11,6 +11,7 @@ COMMANDS = {
     "gpu": Command("bench.gpu:gpu", "Check and measure all that wants a CUDA card"),
     "conversion": Command("bench.conversion:conversion", "Measure conversion beside tarfile and FFCV"),
     "loaders": Command("bench.loaders:loaders", "Measure whole loaders, ours beside FFCV's, DALI's and torchvision's"),
+    "bookkeeping": Command("bench.bookkeeping:bookkeeping", "Measure what exact order and draws cost a processor"),
     "index": Command("bench.index:index", "Measure how fast a set of ImageNet's size opens, beside FFCV's reader"),
 }
 

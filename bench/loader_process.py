@@ -15,12 +15,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from loaders import open_loader
+from loaders import CropPolicy, open_loader
 
 
 def ours(path: Path, *, batch_size: int, size: int, workers: int, decoder: str = "native") -> Iterator[Iterator[int]]:
     """Our loader without augmentation: one epoch after another, each as the number of images of its batches."""
-    loader = open_loader(path, "train", batch_size, train=True, size=size, decoder=decoder, num_threads=workers)
+    crops = CropPolicy(interpolation="area" if decoder == "ffcv" else "bilinear")
+    loader = open_loader(
+        path, "train", batch_size, train=True, size=size, decoder=decoder, num_threads=workers, crops=crops
+    )
     epoch = 0
     while True:
         yield (len(batch.images) for batch in loader.epoch(epoch))

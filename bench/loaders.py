@@ -37,6 +37,7 @@ class System:
 
 
 NATIVE = System(name="ours", options={"decoder": "native"})
+FFCV_PIXELS = System(name="ours", options={"decoder": "ffcv"})
 REFERENCE = System(name="ours", options={"decoder": "reference"})
 FFCV = System(name="ffcv_loader")
 BETONS = {"500 px .beton": (500, "jpg"), "400 px .beton": (400, "jpg"), "raw 256 px .beton": (256, "raw")}
@@ -51,7 +52,7 @@ SYSTEMS: Mapping[str, Mapping[str, System]] = {
         "torchvision v2 uint8": System(name="torchvision_loader:uint8_batches"),
     },
     "shards": {"native": NATIVE, "webdataset with torchvision v2 uint8": System(name="webdataset_loader")},
-    **{name: {"native": NATIVE, "FFCV": FFCV} for name in BETONS},
+    **{name: {"native": NATIVE, "ffcv": FFCV_PIXELS, "FFCV": FFCV} for name in BETONS},
 }
 
 

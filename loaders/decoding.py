@@ -1,8 +1,7 @@
 """One batch from ids to pixels, with what cannot be read or decoded replaced as far as the budget allows.
 
-A place of the batch whose sample fails shows the one of 1, 2, 4, 8, ... ids further that does not (far away, because a whole
-shard may be missing), under the draws of the place: its own crop and flip, so that the rest of the batch is as it would
-have been.
+A place of the batch whose sample fails shows the one of 1, 2, 4, 8, ... ids further that does not: far away, because a
+whole shard may be missing. The draws stay those of the place, so that the rest of the batch is as it would have been.
 """
 
 from __future__ import annotations
