@@ -134,6 +134,10 @@ class BetonStore:
         """Nothing to compare with: FFCV's format has no checksums."""
         check_sample(sample, len(self))
 
+    def release(self) -> None:
+        """Takes the file's pages out of this process."""
+        self._file.release()
+
     def hint(self, samples: npt.NDArray[np.int64]) -> None:
         """Asks the system to read the samples' pages ahead."""
         check_samples(samples, len(self))

@@ -29,7 +29,7 @@ from loaders.reference import ReferenceDecoder, decoded
 from loaders.types import Failures
 
 _AT_ONCE = 8  # images
-_KEPT_BYTES = 1 << 24  # of a thread's memory for whole images; more is given back at once
+_KEPT_BYTES = 1 << 24  # of an image's memory; more is given back at once
 _Pixels = npt.NDArray[np.uint8]
 _Ints = npt.NDArray[np.int64]
 
@@ -101,6 +101,8 @@ class FfcvDecoder:
         if outside.any() and not failures:
             raise ValueError(f"box {boxes[outside.any(axis=1)][0].tolist()} is not inside its image")
 
+        edges, mirrored = boxes.tolist(), flips.tolist()
+
         def some(first: int) -> dict[int, str]:
             failed = {}
             for place in range(first, min(first + _AT_ONCE, len(data))):
@@ -114,46 +116,45 @@ class FfcvDecoder:
                     failed[place] = f"{error}" or type(error).__name__
                     continue
                 for number in range(int(starts[place]), int(starts[place] + counts[place])):
-                    self._resize(pixels, boxes[number].tolist(), bool(flips[number]), out[number])
+                    self._resize(pixels, edges[number], mirrored[number], out[number])
             return failed
 
         found = self._threads.map(some, range(0, len(data), _AT_ONCE))
         return {place: reason for failed in found for place, reason in failed.items()}
 
-    def _whole(self, images: Encodings, place: int, size: _Ints) -> _Pixels:
-        """The whole image, in memory that the next one of this thread may use again."""
-        encoded, (height, width) = images[place], size.tolist()
-        if isinstance(encoded, np.ndarray):
-            return np.ascontiguousarray(encoded)
+    def _whole(self, images: Encodings, place: int, size: _Ints) -> tuple[int, int, int, object]:
+        """The whole image: address, height and width, and what holds it until the next one of this thread."""
+        height, width = size.tolist()
+        address, length = int(images.addresses[place]), int(images.lengths[place])
+        if images.shapes[place, 0]:
+            return address, height, width, images
+        encoded = images[place]
+        assert not isinstance(encoded, np.ndarray), "an array has a shape"
         if bytes(encoded[:2]) == b"\xff\xd8":
-            pixels = self._scratch(3 * height * width).reshape(height, width, 3)
+            pixels = self._memory_of("whole", 3 * height * width)
             # Address, length, height and width of the JPEG; output, its size, place of the crop, scale 1/1, no crop.
             crop = (height, width, 0, 0, 1, 1, False, False)
-            address, length = int(images.addresses[place]), int(images.lengths[place])
             if not self._library.imdecode(address, length, height, width, pixels.ctypes.data, *crop):
-                return pixels
-        return decoded(encoded)
+                return pixels.ctypes.data, height, width, pixels
+        pixels = decoded(encoded)
+        return pixels.ctypes.data, *pixels.shape[:2], pixels
 
-    def _resize(self, pixels: _Pixels, box: list[int], flip: bool, out: _Pixels) -> None:
-        top, left, height, width = box
-        target = np.empty_like(out) if flip else out
-        self._library.resize(
-            0,
-            pixels.ctypes.data,
-            *pixels.shape[:2],
-            *(top, top + height, left, left + width),
-            target.ctypes.data,
-            *target.shape[:2],
-        )
+    def _resize(self, whole: tuple[int, int, int, object], box: list[int], flip: bool, out: _Pixels) -> None:
+        address, height, width, _ = whole
+        top, left, box_h, box_w = box
+        target = self._memory_of("target", out.size).reshape(out.shape) if flip else out
+        edges = (top, top + box_h, left, left + box_w)
+        self._library.resize(0, address, height, width, *edges, target.ctypes.data, *out.shape[:2])
         if flip:
             self._mirror(target, 1, out)
 
-    def _scratch(self, size: int) -> _Pixels:
-        kept: _Pixels | None = getattr(self._memory, "pixels", None)
+    def _memory_of(self, name: str, size: int) -> _Pixels:
+        """Memory of this thread, which the next image uses again."""
+        kept: _Pixels | None = getattr(self._memory, name, None)
         if kept is None or len(kept) < size:
             kept = np.empty(size, dtype=np.uint8)
             if size <= _KEPT_BYTES:
-                self._memory.pixels = kept
+                setattr(self._memory, name, kept)
         return kept[:size]
 
 

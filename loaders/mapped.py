@@ -61,6 +61,12 @@ class MappedFile:
                 self._available = min(self.size, os.stat(self.path).st_size)
         return self._available
 
+    def release(self) -> None:
+        """Takes the map's pages out of this process; they stay in the system's cache, and come back when touched."""
+        found = self._mapped.get("map")
+        if found and hasattr(mmap, "MADV_DONTNEED"):
+            found.mapping.madvise(mmap.MADV_DONTNEED)
+
     def will_need(self, starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]) -> None:
         """Asks the system to read these ranges of bytes ahead, by whole pages, neighbours in one request."""
         if not len(starts) or not hasattr(mmap, "MADV_WILLNEED"):

@@ -110,6 +110,11 @@ class ShardStore:
         """Raises SampleError where the image's CRC-32 is not the index's."""
         verify_checksum(self.read(sample), self._rows[sample], self.key(sample))
 
+    def release(self) -> None:
+        """Takes the shards' pages out of this process."""
+        for file in self._files:
+            file.release()
+
     def hint(self, samples: npt.NDArray[np.int64]) -> None:
         """Asks the system to read the samples' pages ahead."""
         check_samples(samples, len(self))

@@ -60,6 +60,9 @@ class Subset:
         check_samples(samples, len(self))
         return self._store.locate(self._ids[samples])
 
+    def release(self) -> None:
+        self._store.release()
+
     def hint(self, samples: npt.NDArray[np.int64]) -> None:
         check_samples(samples, len(self))
         self._store.hint(self._ids[samples])

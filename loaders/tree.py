@@ -73,6 +73,9 @@ class TreeStore:
         """Nothing to compare with."""
         check_sample(sample, len(self))
 
+    def release(self) -> None:
+        """Nothing is mapped."""
+
     def hint(self, samples: npt.NDArray[np.int64]) -> None:
         # To ask for a file's pages takes opening it, which costs about as much as the reading that it would save.
         check_samples(samples, len(self))

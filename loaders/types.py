@@ -70,6 +70,9 @@ class Store(Protocol):
     def verify(self, sample: int) -> None:
         """Raises SampleError where the sample's bytes are not those that were converted."""
 
+    def release(self) -> None:
+        """Takes what was read out of this process's memory, where it is mapped; it may be read again all the same."""
+
     def hint(self, samples: npt.NDArray[np.int64]) -> None:
         """Tells the store what will be read soon; it may do nothing."""
 
