@@ -95,7 +95,8 @@ def loaders(
                 runs = {system: process.round for system, process in processes.items()}
                 rates = measure(runs, rounds=rounds, seconds=0.0, device=CPU)
                 reports = {system: process.report for system, process in processes.items()}
-            options = {"set": name.replace(" ", "_"), "batch": batch_size, "size": size, "workers": workers}
+            read = f"{name} of {data_dir.name}" if data_dir else name
+            options = {"set": read.replace(" ", "_"), "batch": batch_size, "size": size, "workers": workers}
             extra = {
                 system: {
                     "first_batch_s": round(report["first_batch_s"], 2),
@@ -107,7 +108,7 @@ def loaders(
             reference = list(rates.values())[-1].median
             for system, rate in rates.items():
                 print(
-                    f"{name}: {system}: {rate.median:,.0f} img/s ({rate.low:,.0f} to {rate.high:,.0f}, n={rate.n}), "
+                    f"{read}: {system}: {rate.median:,.0f} img/s ({rate.low:,.0f} to {rate.high:,.0f}, n={rate.n}), "
                     f"{rate.median / reference:.2f}x; first batch {extra[system]['first_batch_s']} s, "
                     f"{extra[system]['memory_mib']:,} MiB"
                 )

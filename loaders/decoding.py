@@ -23,7 +23,7 @@ from loaders.types import Decoder, Failures, Store
 
 _READ_AT_ONCE = 16  # samples
 # Else the whole set would count as this process's memory, though it lies in the system's cache.
-_MAPPED_BYTES = 1 << 28
+_MAPPED_BYTES = 1 << 27
 
 _Ints: TypeAlias = npt.NDArray[np.int64]
 _Pixels: TypeAlias = npt.NDArray[np.uint8]

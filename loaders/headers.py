@@ -12,6 +12,8 @@ from loaders.native.library import library, why_missing
 from loaders.reference import ReferenceDecoder
 from loaders.types import Failures
 
+GONE = "its file was cut meanwhile, or its disk fails"
+
 
 def image_sizes(data: Sequence[Encoded], reference: ReferenceDecoder) -> tuple[npt.NDArray[np.int64], Failures]:
     """Heights and widths in pixels, as `Decoder.sizes` gives them.
@@ -26,8 +28,9 @@ def image_sizes(data: Sequence[Encoded], reference: ReferenceDecoder) -> tuple[n
     sizes = images.shapes.copy()
     arrays = (images.addresses, images.lengths, sizes)
     library().twistnet_sizes(len(images), *(array.ctypes.data for array in arrays))
+    failures = dict.fromkeys(np.flatnonzero(sizes[:, 0] < 0).tolist(), GONE)
     others = np.flatnonzero(sizes[:, 0] == 0)
-    if not len(others):
-        return sizes, {}
-    sizes[others], failures = reference.sizes([data[int(place)] for place in others])
-    return sizes, {int(others[place]): reason for place, reason in failures.items()}
+    if len(others):
+        sizes[others], found = reference.sizes([data[int(place)] for place in others])
+        failures |= {int(others[place]): reason for place, reason in found.items()}
+    return sizes, failures

@@ -70,8 +70,10 @@ int main(int count, char** names) {
       sized += h > 0;
       counts.push_back(1 + static_cast<std::int64_t>(draw(3)));
       for (std::int64_t box = 0; box < counts.back(); ++box) {
-        const std::int64_t bh = 1 + (h ? static_cast<std::int64_t>(draw(h)) : 0);
-        const std::int64_t bw = 1 + (w ? static_cast<std::int64_t>(draw(w)) : 0);
+        // Often the whole of it, which a large image needs to be decoded smaller.
+        const bool whole = draw(4) == 0;
+        const std::int64_t bh = whole && h ? h : 1 + (h ? static_cast<std::int64_t>(draw(h)) : 0);
+        const std::int64_t bw = whole && w ? w : 1 + (w ? static_cast<std::int64_t>(draw(w)) : 0);
         // Now and then outside of the image, which has to be refused, and always where decoding would take long.
         const std::int64_t beyond = h * w > 4'000'000 ? h : draw(50) ? 0 : 1;
         boxes.insert(boxes.end(), {static_cast<std::int64_t>(draw(h ? h - bh + 1 : 1)) + beyond,

@@ -267,11 +267,15 @@ def test_hostile_bytes_crash_nothing(fuzzers: list[Path], tmp_path: Path) -> Non
         files[-1].write_bytes(jpeg(pixels, sampling, 80, progressive, restarts))
     files.append(tmp_path / "cmyk.jpg")
     files[-1].write_bytes(encoded(Image.fromarray(pixels).convert("CMYK"), "JPEG"))
-    printed = []
-    for fuzzer in fuzzers:
-        done = subprocess.run([fuzzer, "400", *files], capture_output=True, text=True, timeout=300)
-        assert not done.returncode, done.stderr
-        printed.append(done.stdout)
-    assert printed[0] == printed[1]
-    sized, decoded, _ = printed[0].split()
-    assert 400 * len(files) * 0.5 < int(decoded) < int(sized) < 400 * (len(files) + 1)
+    large = [tmp_path / "large.jpg", tmp_path / "progressive.jpg"]  # which are decoded at half of their size
+    for file in large:
+        file.write_bytes(jpeg(np.tile(pixels, (11, 8, 1)), "420", 60, file.stem == "progressive", 2))
+    for rounds, some in ((400, files), (40, large)):
+        printed = []
+        for fuzzer in fuzzers:
+            done = subprocess.run([fuzzer, str(rounds), *some], capture_output=True, text=True, timeout=300)
+            assert not done.returncode, done.stderr
+            printed.append(done.stdout)
+        assert printed[0] == printed[1]
+        sized, decoded, _ = printed[0].split()
+        assert rounds * len(some) * 0.5 < int(decoded) < int(sized) < rounds * (len(some) + 1)

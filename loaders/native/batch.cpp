@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "crop.h"
+#include "guard.h"
 #include "jpeg.h"
 #include "pool.h"
 
@@ -16,6 +17,14 @@ namespace {
 
 constexpr int kStrip = 16;  // rows that are decoded at a time: what memory does not grow with the image's height
 static_assert(kStrip % kRows == 0);
+// A JPEG is decoded at half of its size where the resize that follows still makes it this many times smaller: the mean
+// difference to a whole decode is about 0.2 levels then. At a quarter it is up to 0.4, with chroma of one halved side.
+constexpr std::int64_t kLeft = 4;
+// And only where a box is this large: what is smaller takes a few milliseconds, and stays exact.
+constexpr std::int64_t kLarge = 1024;
+
+// What `done` says of an image.
+enum : std::uint8_t { kForAnother = 0, kDone = 1, kGone = 2 };
 
 // One image of a batch and the boxes that are wanted of it.
 struct Task {
@@ -40,10 +49,11 @@ class Worker {
     Box region = boxes[0];
     for (std::int64_t box = 1; box < task.count; ++box) region = around(region, boxes[box]);
     if (crops_.size() < static_cast<std::size_t>(task.count)) crops_.resize(static_cast<std::size_t>(task.count));
+    const int reduction = task.shape.height > 0 ? 1 : reduction_for(boxes, task.count, request.output);
     for (std::int64_t box = 0; box < task.count; ++box) {
-      crops_[box].set(boxes[box], request.output, request.flips[task.first + box] != 0);
+      crops_[box].set(boxes[box], reduction, request.output, request.flips[task.first + box] != 0);
     }
-    if (!(task.shape.height > 0 ? from_pixels(task, region) : from_jpeg(task, region))) return false;
+    if (!(task.shape.height > 0 ? from_pixels(task, region) : from_jpeg(task, region, reduction))) return false;
     const std::size_t bytes = request.output.bytes();
     for (std::int64_t box = 0; box < task.count; ++box) {
       crops_[box].finish(request.out + bytes * static_cast<std::size_t>(task.first + box));
@@ -59,9 +69,19 @@ class Worker {
     return {top, left, bottom - top, right - left};
   }
 
-  bool from_jpeg(const Task& task, Box region) {
-    bool whole = reader_.begin(task.data, task.length, region);
+  // How many times smaller the JPEG may be decoded for all of the boxes.
+  static int reduction_for(const Box* boxes, std::int64_t count, Output output) {
+    const bool large = std::all_of(boxes, boxes + count, [output](Box box) {
+      return box.height >= std::max(kLarge, 2 * kLeft * output.height) &&
+             box.width >= std::max(kLarge, 2 * kLeft * output.width);
+    });
+    return large ? 2 : 1;
+  }
+
+  bool from_jpeg(const Task& task, Box region, int reduction) {
+    bool whole = reader_.begin(task.data, task.length, region, reduction);
     if (whole) {
+      region = region.reduced(reduction);
       const std::size_t stride = reader_.row_bytes();
       strip_.resize(stride * (kStrip + kRows) + kSlack);  // rows beyond the strip's end are read, and not used
       const int bottom = region.top + region.height;
@@ -120,6 +140,7 @@ using namespace twistnet;
 // Null where the threads cannot be started.
 TWISTNET_PUBLIC void* twistnet_open(std::int32_t threads) {
   try {
+    Guard::install();
     return new Decoder(threads);
   } catch (const std::exception&) {
     return nullptr;
@@ -129,12 +150,14 @@ TWISTNET_PUBLIC void* twistnet_open(std::int32_t threads) {
 TWISTNET_PUBLIC void twistnet_close(void* decoder) { delete static_cast<Decoder*>(decoder); }
 
 // Heights and widths of n images into sizes (n, 2), which hold those of raw pixels already and 0, 0 for the others; 0, 0
-// stays for what `twistnet_decode` does not take.
+// stays for what `twistnet_decode` does not take; -1, -1 where the memory has gone.
 TWISTNET_PUBLIC void twistnet_sizes(std::int64_t n, const std::uint64_t* data, const std::uint64_t* lengths,
                                     std::int64_t* sizes) {
+  Guard::install();
   for (std::int64_t image = 0; image < n; ++image) {
     if (sizes[2 * image] > 0) continue;
-    const Size size = jpeg_size(reinterpret_cast<const std::uint8_t*>(data[image]), lengths[image]);
+    Size size{-1, -1};
+    Guard::run([&] { size = jpeg_size(reinterpret_cast<const std::uint8_t*>(data[image]), lengths[image]); });
     sizes[2 * image] = size.height;
     sizes[2 * image + 1] = size.width;
   }
@@ -142,14 +165,14 @@ TWISTNET_PUBLIC void twistnet_sizes(std::int64_t n, const std::uint64_t* data, c
 
 // Decodes n images, of which image i has `counts[i]` boxes, one after another in `boxes` (top, left, height, width),
 // `flips` and `out` (height, width, 3). shapes (n, 2) are those of raw pixels, 0, 0 of JPEGs. done (n) is 1 where all
-// boxes of the image are written; the others are another decoder's.
+// boxes of the image are written, 2 where its memory has gone; the others, 0, are another decoder's.
 TWISTNET_PUBLIC void twistnet_decode(void* decoder, std::int64_t n, const std::uint64_t* data,
                                      const std::uint64_t* lengths, const std::int64_t* shapes,
                                      const std::int64_t* counts, const std::int64_t* boxes, const std::uint8_t* flips,
                                      std::int32_t filter, std::int32_t height, std::int32_t width, std::uint8_t* out,
                                      std::uint8_t* done) {
   Decoder& all = *static_cast<Decoder*>(decoder);
-  std::fill(done, done + n, std::uint8_t{0});
+  std::fill(done, done + n, std::uint8_t{kForAnother});
   try {
     std::vector<Task> tasks(static_cast<std::size_t>(n));
     std::vector<Box> wanted;
@@ -167,7 +190,11 @@ TWISTNET_PUBLIC void twistnet_decode(void* decoder, std::int64_t n, const std::u
     const Request request{wanted.data(), flips, {height, width, static_cast<Filter>(filter)}, out};
     all.pool.run_all(n, [&](int thread, std::int64_t image) {
       try {
-        if (tasks[image].count > 0) done[image] = all.workers[static_cast<std::size_t>(thread)].decode(tasks[image], request);
+        if (tasks[image].count == 0) return;
+        Worker& worker = all.workers[static_cast<std::size_t>(thread)];
+        if (!Guard::run([&] { done[image] = worker.decode(tasks[image], request) ? kDone : kForAnother; })) {
+          done[image] = kGone;
+        }
       } catch (const std::exception&) {  // memory has run out; another decoder says so
       }
     });

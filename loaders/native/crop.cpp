@@ -12,16 +12,22 @@ bool begins_with_columns(Box box, Output output) {
   return box.height - output.height > 2 * std::max(box.width - output.width, 0);
 }
 
+// Where a box's side lies on the `pixels` pixels from `first` on that cover it.
+Span on_pixels(int start, int length, int first, int pixels, int reduction) {
+  const double smaller = reduction;
+  return {pixels, start / smaller - first, length / smaller};
+}
+
 }  // namespace
 
-void Crop::set(Box box, Output output, bool flip) {
-  box_ = box;
+void Crop::set(Box box, int reduction, Output output, bool flip) {
+  box_ = box.reduced(reduction);
   output_ = output;
-  columns_.set(box.width, output.width, output.filter, flip);
-  rows_.set(box.height, output.height, output.filter, false);
-  columns_first_ = begins_with_columns(box, output);
+  columns_.set(on_pixels(box.left, box.width, box_.left, box_.width, reduction), output.width, output.filter, flip);
+  rows_.set(on_pixels(box.top, box.height, box_.top, box_.height, reduction), output.height, output.filter, false);
+  columns_first_ = begins_with_columns(box_, output);
   window_top_ = window_rows_ = done_ = 0;
-  if (!columns_first_) half_.resize(output.row_bytes() * static_cast<std::size_t>(box.height));
+  if (!columns_first_) half_.resize(output.row_bytes() * static_cast<std::size_t>(box_.height));
 }
 
 void Crop::take(const std::uint8_t* rows, int bytes, std::size_t stride, int top, int bottom, int left) {

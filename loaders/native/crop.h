@@ -18,6 +18,13 @@ struct Box {
   int top, left, height, width;
 
   bool inside(Size size) const { return top <= size.height - height && left <= size.width - width; }
+
+  // The pixels that cover it in an image decoded `reduction` times smaller.
+  Box reduced(int reduction) const {
+    const int first_row = top / reduction, first_column = left / reduction;
+    return {first_row, first_column, (top + height + reduction - 1) / reduction - first_row,
+            (left + width + reduction - 1) / reduction - first_column};
+  }
 };
 
 // What every box becomes: RGB of this size.
@@ -31,9 +38,10 @@ struct Output {
 
 class Crop {
  public:
-  void set(Box box, Output output, bool flip);
+  // The box is one of the image, which comes `reduction` times smaller.
+  void set(Box box, int reduction, Output output, bool flip);
 
-  // Takes what it needs of the image's rows `top` to `bottom`, of pixels of `bytes` (3 or 4) bytes, whose first is that
+  // Takes what it needs of the rows `top` to `bottom`, of pixels of `bytes` (3 or 4) bytes, whose first is that
   // of column `left`. kRows rows more may be read.
   void take(const std::uint8_t* rows, int bytes, std::size_t stride, int top, int bottom, int left);
 

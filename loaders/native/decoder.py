@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from loaders.encodings import Encoded, of_images
 from loaders.errors import InputError
-from loaders.headers import image_sizes
+from loaders.headers import GONE, image_sizes
 from loaders.native.library import library, why_missing
 from loaders.reference import ReferenceDecoder
 from loaders.types import Failures
@@ -28,6 +28,9 @@ _Ints = npt.NDArray[np.int64]
 
 class NativeDecoder:
     """Equal to the reference decoder's pixels with Pillow 13, whose two passes older versions take in one order only.
+
+    But for very large JPEGs: where every box of one has sides of at least eight times the output's, and of 1,024 px, it
+    is decoded at half of its size, which differs by about 0.2 levels in the mean, and by 8 at most.
 
     Args:
         interpolation: "bilinear" or "bicubic", both antialiased.
@@ -91,9 +94,10 @@ class NativeDecoder:
             out.ctypes.data,
             done.ctypes.data,
         )
-        if done.all():
-            return {}
-        return self._by_reference(data, boxes, flips, out, counts, np.flatnonzero(done == 0))
+        failures = dict.fromkeys(np.flatnonzero(done == 2).tolist(), GONE)
+        if not done.all():
+            failures |= self._by_reference(data, boxes, flips, out, counts, np.flatnonzero(done == 0))
+        return failures
 
     def _by_reference(
         self,

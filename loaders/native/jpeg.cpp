@@ -74,7 +74,7 @@ JpegReader::JpegReader() {
 
 JpegReader::~JpegReader() { end(); }
 
-bool JpegReader::begin(const std::uint8_t* data, std::size_t length, Box region) {
+bool JpegReader::begin(const std::uint8_t* data, std::size_t length, Box region, int reduction) {
   end();
   source_.next_input_byte = data;
   source_.bytes_in_buffer = length;
@@ -92,9 +92,13 @@ bool JpegReader::begin(const std::uint8_t* data, std::size_t length, Box region)
   }
   if (!has_end(source_.next_input_byte, source_.bytes_in_buffer)) return false;
   info_.out_color_space = JCS_EXT_RGBX;
+  info_.scale_num = 1;
+  info_.scale_denom = static_cast<unsigned>(reduction);
   jpeg_start_decompress(&info_);
+  region = region.reduced(reduction);
   JDIMENSION left = static_cast<JDIMENSION>(std::max(region.left - kMargin, 0));
-  JDIMENSION width = static_cast<JDIMENSION>(std::min(region.left + region.width + kMargin, size.width)) - left;
+  JDIMENSION width = static_cast<JDIMENSION>(std::min(region.left + region.width + kMargin, static_cast<int>(info_.output_width))) -
+                     left;
   if (width < info_.output_width) jpeg_crop_scanline(&info_, &left, &width);
   left_ = static_cast<int>(left);
   width_ = static_cast<int>(width);

@@ -26,12 +26,13 @@ class JpegReader {
   JpegReader(const JpegReader&) = delete;
   JpegReader& operator=(const JpegReader&) = delete;
 
-  // Begins to read a region; false where another decoder must try: no JPEG, CMYK, torn, too large, too small for it.
-  bool begin(const std::uint8_t* data, std::size_t length, Box region);
+  // Begins to read a region, `reduction` (1 or 2) times smaller, which spares most of the inverse transform; false
+  // where another decoder must try: no JPEG, CMYK, torn, too large, too small for the region.
+  bool begin(const std::uint8_t* data, std::size_t length, Box region, int reduction);
   // Bytes that a row takes in `read`: 4 a pixel, from column `left()` on.
   std::size_t row_bytes() const { return 4 * static_cast<std::size_t>(width_); }
   int left() const { return left_; }
-  // The region's next `count` rows, `stride` bytes apart; false where the data end or are damaged.
+  // The next `count` rows of what covers the region, `stride` bytes apart; false where the data end or are damaged.
   bool read(std::uint8_t* rows, std::size_t stride, int count);
   // Frees what the image took, wherever the reading ended.
   void end();

@@ -117,8 +117,8 @@ __attribute__((target("avx2"))) void rows_by_avx2(const std::uint8_t* pixels_of_
 
 }  // namespace
 
-void Taps::set(int in, int out, Filter filter, bool mirrored) {
-  const double scale = static_cast<double>(in) / out;
+void Taps::set(Span span, int out, Filter filter, bool mirrored) {
+  const double scale = span.length / out;
   const double stretch = std::max(scale, 1.0);  // wider than a pixel where the image becomes smaller: antialiasing
   const double support = support_of(filter) * stretch, inverse = 1.0 / stretch;
   const int most = static_cast<int>(std::ceil(support)) * 2 + 1;
@@ -129,12 +129,15 @@ void Taps::set(int in, int out, Filter filter, bool mirrored) {
   pairs_.resize(2 * stride_ * out);
   exact_.resize(most);
   for (int output = 0; output < out; ++output) {
-    const double center = (output + 0.5) * scale;
+    const double center = span.from + (output + 0.5) * scale;
     const int first = std::max(static_cast<int>(center - support + 0.5), 0);
-    const int count = std::min(static_cast<int>(center + support + 0.5), in) - first;
+    const int count = std::min(static_cast<int>(center + support + 0.5), span.pixels) - first;
     double total = 0.0;
     for (int tap = 0; tap < count; ++tap) {
-      exact_[tap] = value_of(filter, (tap + first - center + 0.5) * inverse);
+      const int pixel = tap + first;
+      exact_[tap] = value_of(filter, (pixel - center + 0.5) * inverse);
+      if (pixel == 0) exact_[tap] *= 1.0 - span.from;
+      if (pixel == span.pixels - 1) exact_[tap] *= span.from + span.length - pixel;
       total += exact_[tap];
     }
     const int place = mirrored ? out - 1 - output : output;

@@ -13,11 +13,18 @@ enum class Filter : int { bilinear = 0, bicubic = 1 };
 constexpr int kRows = 4;   // that are resampled at a time
 constexpr int kSlack = 8;  // bytes past the end of a row that may be read
 
+// The part of `pixels` pixels that counts: all of it, or, where they were decoded smaller than the image is, without
+// fractions of the first and the last.
+struct Span {
+  int pixels;
+  double from, length;
+};
+
 // Which input pixels make up each output pixel of one side, and with what weights.
 class Taps {
  public:
-  // From `in` to `out` pixels; `mirrored` puts the outputs in the opposite order.
-  void set(int in, int out, Filter filter, bool mirrored);
+  // From the pixels of `span` to `out` pixels; `mirrored` puts the outputs in the opposite order.
+  void set(Span span, int out, Filter filter, bool mirrored);
 
   int size() const { return static_cast<int>(first_.size()); }
   int first(int output) const { return first_[output]; }
