@@ -134,15 +134,27 @@ class BetonStore:
         """Nothing to compare with: FFCV's format has no checksums."""
         check_sample(sample, len(self))
 
-    def release(self) -> None:
-        """Takes the file's pages out of this process."""
-        self._file.release()
+    @functools.cached_property
+    def num_bytes(self) -> int:
+        """Bytes of the images."""
+        return int(self._lengths.sum())
+
+    def release(self, samples: npt.NDArray[np.int64] | None = None) -> None:
+        """Takes the file's pages, or those of the samples, out of this process."""
+        if samples is None:
+            self._file.release()
+        else:
+            self._file.drop(*self._ranges(samples))
 
     def hint(self, samples: npt.NDArray[np.int64]) -> None:
         """Asks the system to read the samples' pages ahead."""
+        self._file.will_need(*self._ranges(samples))
+
+    def _ranges(self, samples: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Where the samples' bytes begin and end."""
         check_samples(samples, len(self))
         starts = self._images["offset"][samples].astype(np.int64)
-        self._file.will_need(starts, starts + self._lengths[samples].astype(np.int64))
+        return starts, starts + self._lengths[samples].astype(np.int64)
 
     def offset(self, sample: int) -> int:
         """Where the image's bytes begin in the file."""

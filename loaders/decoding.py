@@ -22,8 +22,6 @@ from loaders.stages import StageClock
 from loaders.types import Decoder, Failures, Store
 
 _READ_AT_ONCE = 16  # samples
-# Else the whole set would count as this process's memory, though it lies in the system's cache.
-_MAPPED_BYTES = 1 << 27
 
 _Ints: TypeAlias = npt.NDArray[np.int64]
 _Pixels: TypeAlias = npt.NDArray[np.uint8]
@@ -92,7 +90,6 @@ class BatchDecoding:
             raise InputError("this data set has no checksums to verify: convert it, or leave verify out.")
         self._store, self._decoder, self._crops, self._bad = store, decoder, crops, bad
         self._verify, self._readers, self._clock = verify, readers, clock
-        self._mapped_bytes = 0  # that were read since the store last released its pages
 
     def run(self, seed: int, epoch: int, ids: _Ints, out: _Pixels, *, train: bool) -> _Ints:
         """Fills `out` with the samples' pixels.
@@ -159,10 +156,6 @@ class BatchDecoding:
         except SampleError:
             located = None  # one of them: each by itself says which
         if located is not None and not self._verify:
-            self._mapped_bytes += int(located.lengths.sum())
-            if self._mapped_bytes > _MAPPED_BYTES:  # of two threads that count at once one may be lost: no matter
-                self._mapped_bytes = 0
-                self._store.release()
             return located, {}
 
         def some(first: int) -> list[Encoded | SampleError]:

@@ -30,8 +30,8 @@ from loaders.crops import CropPolicy
 from loaders.decoding import BadSamples, BatchDecoding
 from loaders.errors import InputError
 from loaders.order import Order
+from loaders.paging import Paging
 from loaders.prefetch import Prefetch
-from loaders.readahead import ReadAhead
 from loaders.stages import StageClock
 from loaders.transfer import Handover, HostBuffers
 from loaders.types import Batch, Decoder, Store
@@ -118,7 +118,7 @@ class BatchLoader:
         self.plan = plan
         self._look_ahead = look_ahead
         self._clock = StageClock()
-        self._read_ahead = ReadAhead(plan.store)
+        self._paging = Paging(plan.store, plan.order, plan.rank, plan.world_size)
         self._buffers = HostBuffers(plan.batch_size, plan.device)
         self._bad = BadSamples(plan.max_bad, plan.order.num_samples)
         self._readers = ThreadPoolExecutor(num_threads, thread_name_prefix="twistnet-read")
@@ -166,8 +166,9 @@ class BatchLoader:
 
     @property
     def choice(self) -> str:
-        """Store, decoder and threads, with the reason where they were chosen by themselves, for people to read."""
-        return self.plan.choice
+        """Store, decoder and threads, with the reasons where they were chosen by themselves, and what is done about a
+        set that is larger than memory: for people to read."""
+        return "; ".join(part for part in (self.plan.choice, self._paging.reason) if part)
 
     @property
     def bad(self) -> Mapping[str, str]:
@@ -231,13 +232,15 @@ class BatchLoader:
     def _begin(self, epoch: int, step: int, size: int) -> _Decoding:
         plan = self.plan
         ids, valid = plan.order.slice(epoch, step, plan.rank, plan.world_size)
-        self._read_ahead.soon(ids)
+        self._paging.before(epoch, step, ids)
         with self._clock.stage("buffer"):
             pixels = self._buffers.take(size)
         return _Decoding(ids, valid, pixels, self._batches.submit(self._decode, epoch, ids, pixels.numpy()))
 
     def _decode(self, epoch: int, ids: npt.NDArray[np.int64], out: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-        return self._decoding.run(self.plan.order.seed, epoch, ids, out, train=self.plan.train)
+        shown = self._decoding.run(self.plan.order.seed, epoch, ids, out, train=self.plan.train)
+        self._paging.after(ids)
+        return shown
 
     def _finish(self, epoch: int, decoding: _Decoding, size: int) -> tuple[Batch, Handover | None]:
         ids = decoding.task.result()

@@ -67,6 +67,19 @@ class MappedFile:
         if found and hasattr(mmap, "MADV_DONTNEED"):
             found.mapping.madvise(mmap.MADV_DONTNEED)
 
+    def drop(self, starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]) -> None:
+        """Takes these ranges of bytes out of this process and of the system's cache, as far as they are whole pages."""
+        found = self._mapped.get("map")
+        if not found or not hasattr(mmap, "MADV_DONTNEED") or not hasattr(os, "posix_fadvise"):
+            return
+        first = -(-starts // mmap.PAGESIZE) * mmap.PAGESIZE
+        last = stops // mmap.PAGESIZE * mmap.PAGESIZE
+        whole = last > first
+        with contextlib.suppress(OSError), open(self.path, "rb") as file:
+            for start, stop in zip(first[whole].tolist(), last[whole].tolist(), strict=True):
+                found.mapping.madvise(mmap.MADV_DONTNEED, start, stop - start)  # the cache keeps what is mapped
+                os.posix_fadvise(file.fileno(), start, stop - start, os.POSIX_FADV_DONTNEED)
+
     def will_need(self, starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]) -> None:
         """Asks the system to read these ranges of bytes ahead, by whole pages, neighbours in one request."""
         if not len(starts) or not hasattr(mmap, "MADV_WILLNEED"):

@@ -9,7 +9,7 @@ import os
 import sys
 import tarfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -110,20 +110,36 @@ class ShardStore:
         """Raises SampleError where the image's CRC-32 is not the index's."""
         verify_checksum(self.read(sample), self._rows[sample], self.key(sample))
 
-    def release(self) -> None:
-        """Takes the shards' pages out of this process."""
-        for file in self._files:
-            file.release()
+    @functools.cached_property
+    def num_bytes(self) -> int:
+        """Bytes of the images."""
+        return int(self._rows["length"].sum(dtype=np.int64))
+
+    def release(self, samples: npt.NDArray[np.int64] | None = None) -> None:
+        """Takes the shards' pages, or those of the samples, out of this process."""
+        if samples is None:
+            for file in self._files:
+                file.release()
+        else:
+            for file, starts, stops in self._ranges(samples):
+                file.drop(starts, stops)
 
     def hint(self, samples: npt.NDArray[np.int64]) -> None:
         """Asks the system to read the samples' pages ahead."""
+        for file, starts, stops in self._ranges(samples):
+            file.will_need(starts, stops)
+
+    def _ranges(
+        self, samples: npt.NDArray[np.int64]
+    ) -> Iterator[tuple[MappedFile, npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+        """Where the samples' bytes begin and end, shard by shard."""
         check_samples(samples, len(self))
         rows = self._rows[samples]
         starts = rows["offset"].astype(np.int64)
         stops = starts + rows["length"]
         for shard in np.unique(rows["shard"]):
             inside = rows["shard"] == shard
-            self._files[shard].will_need(starts[inside], stops[inside])
+            yield self._files[shard], starts[inside], stops[inside]
 
     def _was_cut(self, sample: int) -> SampleError:
         path = self._files[int(self._rows[sample]["shard"])].path

@@ -60,8 +60,13 @@ class Subset:
         check_samples(samples, len(self))
         return self._store.locate(self._ids[samples])
 
-    def release(self) -> None:
-        self._store.release()
+    @property
+    def num_bytes(self) -> int:
+        """About: as if its samples were as large as all are."""
+        return self._store.num_bytes * len(self) // len(self._store)
+
+    def release(self, samples: npt.NDArray[np.int64] | None = None) -> None:
+        self._store.release(None if samples is None else self._ids[samples])
 
     def hint(self, samples: npt.NDArray[np.int64]) -> None:
         check_samples(samples, len(self))

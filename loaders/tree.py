@@ -36,6 +36,7 @@ class TreeStore:
     """
 
     has_checksums = False
+    num_bytes = 0
 
     def __init__(self, root: Path, names: Sequence[str], labels: npt.NDArray[np.int64], classes: Sequence[str]) -> None:
         self._root = str(root)
@@ -73,7 +74,7 @@ class TreeStore:
         """Nothing to compare with."""
         check_sample(sample, len(self))
 
-    def release(self) -> None:
+    def release(self, samples: npt.NDArray[np.int64] | None = None) -> None:
         """Nothing is mapped."""
 
     def hint(self, samples: npt.NDArray[np.int64]) -> None:

@@ -70,8 +70,16 @@ class Store(Protocol):
     def verify(self, sample: int) -> None:
         """Raises SampleError where the sample's bytes are not those that were converted."""
 
-    def release(self) -> None:
-        """Takes what was read out of this process's memory, where it is mapped; it may be read again all the same."""
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all samples that are mapped into memory; 0 where none are."""
+
+    def release(self, samples: npt.NDArray[np.int64] | None = None) -> None:
+        """Takes what was read out of this process's memory, where it is mapped; it may be read again all the same.
+
+        Args:
+            samples: takes only these, and out of the system's cache too: nobody reads them for long.
+        """
 
     def hint(self, samples: npt.NDArray[np.int64]) -> None:
         """Tells the store what will be read soon; it may do nothing."""

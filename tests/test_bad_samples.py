@@ -11,13 +11,11 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from converted_sets import copy_of
 
 from loaders import Batch, InputError, Loader, SampleError, open_loader, open_store
-from loaders.readahead import ReadAhead
 from loaders.types import Store
 
 pytest_plugins = ("converted_sets",)
@@ -184,31 +182,6 @@ def test_the_size_may_change_with_every_epoch(tree: Path) -> None:
         other.close()
     with pytest.raises(InputError, match="size 0"):
         loader.epoch(0, size=0)
-
-
-class Told:
-    """A store that counts its hints."""
-
-    def __init__(self) -> None:
-        self.hints = 0
-
-    def hint(self, _samples: np.ndarray) -> None:
-        self.hints += 1
-
-
-def test_hints_end_where_nothing_is_waited_for_and_begin_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    waits = [0]
-    monkeypatch.setattr("loaders.readahead._waits", lambda: waits[0])
-    store = Told()
-    ahead, ids = ReadAhead(store), np.arange(3)  # type: ignore[arg-type]
-    for _ in range(100):
-        ahead.soon(ids)
-    assert store.hints == 32
-    waits[0] += 1
-    for _ in range(100):
-        ahead.soon(ids)
-    assert store.hints == 64
-    assert isinstance(ahead, ReadAhead)
 
 
 ENDLESS = """
