@@ -51,6 +51,8 @@ def main(spec: dict[str, Any]) -> None:
     """Says that it is ready; then runs rounds of at least `seconds`, in whole epochs, and prints JSON for each."""
     module, _, name = spec["system"].partition(":")
     make = ours if module == "ours" else getattr(importlib.import_module(f"bench.peers.{module}"), name or "batches")
+    if spec["group"]:
+        Path(spec["group"]).write_text(str(os.getpid()))
     options = {key: spec[key] for key in ("batch_size", "size", "workers")} | spec.get("options", {})
     epochs = make(Path(spec["path"]), **options)
     first: float | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 
+from bench.limits import memory_group
 from bench.peers.ffcv_writer import write_with_ffcv
 from bench.rows import append_rates
 from bench.timing import measure
@@ -40,6 +42,7 @@ NATIVE = System(name="ours", options={"decoder": "native"})
 FFCV_PIXELS = System(name="ours", options={"decoder": "ffcv"})
 REFERENCE = System(name="ours", options={"decoder": "reference"})
 FFCV = System(name="ffcv_loader")
+FFCV_THROUGH = System(name="ffcv_loader", options={"fits": False})
 BETONS = {"500 px .beton": (500, "jpg"), "400 px .beton": (400, "jpg"), "raw 256 px .beton": (256, "raw")}
 # By the set that they read; the last is what the ratios are to.
 SYSTEMS: Mapping[str, Mapping[str, System]] = {
@@ -66,6 +69,7 @@ def loaders(
     per_class: int = 300,
     workers: int | None = None,
     sets: tuple[str, ...] = (),
+    memory: float = 0.0,
 ) -> None:
     """Measures loaders on the same files, and adds rows to bench/results/loaders.csv.
 
@@ -80,6 +84,7 @@ def loaders(
         per_class: images of each of the demo's classes, without --data_dir.
         workers: threads or processes of each loader; the usable cores unless given.
         sets: which of the forms; all unless given.
+        memory: GiB that a process and the cache of its files may take; without a limit unless given.
     """
     unknown = [name for name in sets if name not in SYSTEMS]
     if unknown:
@@ -90,13 +95,20 @@ def loaders(
         tree = data_dir or make_demo_sets(root / "demo", train_per_class=per_class).photographs
         for name in sets or SYSTEMS:
             path = make_set(name, tree, root, workers)
+            if memory:
+                os.sync()  # what is not yet on disk cannot leave the cache
             spec = {"path": str(path), "batch_size": batch_size, "size": size, "workers": workers, "seconds": seconds}
-            with _processes(SYSTEMS[name], spec) as processes:
+            systems = dict(SYSTEMS[name])
+            if memory and name in BETONS:
+                systems = {"native": NATIVE, "FFCV, os_cache=False": FFCV_THROUGH, "FFCV": FFCV}
+            with _processes(systems, spec, round(memory * 2**30)) as processes:
                 runs = {system: process.round for system, process in processes.items()}
                 rates = measure(runs, rounds=rounds, seconds=0.0, device=CPU)
                 reports = {system: process.report for system, process in processes.items()}
             read = f"{name} of {data_dir.name}" if data_dir else name
             options = {"set": read.replace(" ", "_"), "batch": batch_size, "size": size, "workers": workers}
+            if memory:
+                options |= {"set_mib": round(_size(path) / 2**20), "limit_mib": round(memory * 2**10)}
             extra = {
                 system: {
                     "first_batch_s": round(report["first_batch_s"], 2),
@@ -127,6 +139,11 @@ def make_set(name: str, tree: Path, root: Path, workers: int) -> Path:
     path = root / f"{mode}-{max_side}.beton"
     write_with_ffcv(tree / "train", path, max_side=max_side, quality=QUALITY, workers=workers, mode=mode)
     return path
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 class _Process:
@@ -166,12 +183,13 @@ class _Process:
 
 
 @contextlib.contextmanager
-def _processes(systems: Mapping[str, System], spec: Mapping[str, Any]) -> Iterator[dict[str, _Process]]:
-    processes = {name: _Process(system, spec) for name, system in systems.items()}
-    try:
+def _processes(systems: Mapping[str, System], spec: Mapping[str, Any], memory: int) -> Iterator[dict[str, _Process]]:
+    with contextlib.ExitStack() as stack:
+        processes = {}
+        for number, (name, system) in enumerate(systems.items()):
+            group = str(stack.enter_context(memory_group(memory, number))) if memory else ""
+            processes[name] = _Process(system, {**spec, "group": group})
+            stack.callback(processes[name].close)
         for process in processes.values():
             process.read()  # "ready": imports are over
         yield processes
-    finally:
-        for process in processes.values():
-            process.close()

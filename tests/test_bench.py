@@ -14,11 +14,14 @@ import torch
 from bench import conversion as bench_conversion
 from bench import gpu as bench_gpu
 from bench import index as bench_index
+from bench import limits as bench_limits
 from bench import loaders as bench_loaders
 from bench import rows
+from bench import stages as bench_stages
 from bench.timing import Rate, measure
 from loaders import InputError, open_store
 from loaders.augment import Augment
+from loaders.native.library import why_missing
 from twistnet import environment
 from twistnet.recipe import named
 
@@ -124,9 +127,28 @@ def test_loaders_are_measured_in_processes_of_their_own(
     assert found[1]["ratio"] == "1.0"
     assert all(float(row["images_per_s"]) > 0 and float(row["first_batch_s"]) > 0 for row in found)
     assert all(50 < int(row["memory_mib"]) < 20_000 for row in found)
-    assert "tree: native:" in capsys.readouterr().out
+    assert f"tree of {tree.name}: native:" in capsys.readouterr().out
     with pytest.raises(InputError, match="set 'x' is unknown: choose from tree"):
         bench_loaders.loaders(data_dir=tree, sets=("x",))
+
+
+def test_memory_that_cannot_be_limited_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_limits, "ROOT", tmp_path / "none")
+    with (
+        pytest.raises(InputError, match=r"memory cannot be limited .*run as the superuser"),
+        bench_limits.memory_group(9, 0),
+    ):
+        pass
+
+
+@pytest.mark.skipif(why_missing() is not None, reason="needs the compiled library")
+def test_each_stage_of_a_decode_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    bench_stages.stages(rounds=1, images=16, per_class=2)
+    with (tmp_path / "stages.csv").open() as file:
+        cost = {row["what"]: float(row["us_per_image"]) for row in csv.DictReader(file)}
+    assert len(cost) == 4
+    assert all(part > 0 for part in cost.values())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a card")

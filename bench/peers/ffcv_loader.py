@@ -11,14 +11,17 @@ from ffcv.loader import Loader, OrderOption
 from ffcv.transforms import RandomHorizontalFlip, ToTensor
 
 
-def batches(path: Path, *, batch_size: int, size: int, workers: int) -> Iterator[Iterator[int]]:
-    """One epoch after another, each as the number of images of its batches."""
+def batches(path: Path, *, batch_size: int, size: int, workers: int, fits: bool = True) -> Iterator[Iterator[int]]:
+    """One epoch after another, each as the number of images of its batches.
+
+    `fits`: whether the set fits in memory; FFCV has a way of reading, and an order, for those that do not.
+    """
     loader = Loader(
         str(path),
         batch_size=batch_size,
         num_workers=workers,
-        order=OrderOption.RANDOM,
-        os_cache=True,
+        order=OrderOption.RANDOM if fits else OrderOption.QUASI_RANDOM,
+        os_cache=fits,
         drop_last=True,
         pipelines={
             "image": [RandomResizedCropRGBImageDecoder((size, size)), RandomHorizontalFlip(), ToTensor()],
