@@ -7,7 +7,7 @@ that is a little larger than memory is then read many times over, in every epoch
 from __future__ import annotations
 
 import resource
-import threading
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,8 +19,10 @@ from loaders.types import Store
 
 _FITS = 0.6  # of the memory: processes need some too
 _BATCHES = 32
-# Else the whole set would count as this process's memory, though it lies in the system's cache.
+# Of files in this process's memory. Else the whole set would count as its own, though it lies in the system's cache:
+# around each byte that is touched the system maps up to two megabytes.
 _MAPPED_BYTES = 1 << 27
+_STATM = Path("/proc/self/statm")
 
 _Ints = npt.NDArray[np.int64]
 
@@ -60,8 +62,7 @@ class Paging:
         self._by_window = order.shuffle == "window" and 2 * order.window * self._sample_bytes <= room / 2
         self._block: _Block | None = None
         self._waits, self._left = _waits(), _BATCHES
-        self._mapped_bytes = 0.0  # that were read since the store last released its pages
-        self._lock = threading.Lock()
+        self._other_files = _files_in_memory()
 
     @property
     def reason(self) -> str:
@@ -85,13 +86,9 @@ class Paging:
         if not self.fits:
             self._store.release(ids)
             return
-        with self._lock:
-            self._mapped_bytes += self._sample_bytes * len(ids)
-            full = self._mapped_bytes > _MAPPED_BYTES
-            if full:
-                self._mapped_bytes = 0.0
-        if full:
+        if _files_in_memory() > self._other_files + _MAPPED_BYTES:
             self._store.release()
+            self._other_files = _files_in_memory()
 
     def _window_share(self, epoch: int, step: int, ids: _Ints) -> _Ints:
         steps = max(1, self._order.window // self._order.global_batch)
@@ -113,3 +110,11 @@ class Paging:
 
 def _waits() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_majflt
+
+
+def _files_in_memory() -> int:
+    """Bytes of mapped files that count as this process's, its libraries too; 0 where the system does not say."""
+    try:
+        return int(_STATM.read_bytes().split()[2]) * resource.getpagesize()
+    except OSError:
+        return 0

@@ -37,6 +37,7 @@ class ShardStore:
         self._files = [MappedFile(check_size(manifest.folder, shard), shard.size) for shard in split.shards]
         self._begins = np.zeros(len(self._files), dtype=np.uint64)  # addresses of the maps
         self._available = np.zeros(len(self._files), dtype=np.uint64)  # bytes of each
+        self._touched = np.zeros(len(self._files), dtype=np.bool_)  # since the last release
         # A plain array over the same map: numpy's memmap class costs microseconds at every row.
         self._rows: npt.NDArray[np.void] = np.asarray(open_index(manifest.folder, split))
         _check_rows(manifest, split, self._rows)
@@ -78,6 +79,7 @@ class ShardStore:
             except (OSError, ValueError) as error:
                 raise SampleError(self.key(int(samples[(shards == shard).argmax()])), str(error)) from error
             self._available[shard] = self._files[shard].available()
+            self._touched[shard] = True
         cut = rows["offset"] + rows["length"] > self._available[shards]
         if cut.any():
             raise self._was_cut(int(samples[cut.argmax()]))
@@ -118,8 +120,9 @@ class ShardStore:
     def release(self, samples: npt.NDArray[np.int64] | None = None) -> None:
         """Takes the shards' pages, or those of the samples, out of this process."""
         if samples is None:
-            for file in self._files:
-                file.release()
+            for shard in np.flatnonzero(self._touched).tolist():
+                self._touched[shard] = False
+                self._files[shard].release()
         else:
             for file, starts, stops in self._ranges(samples):
                 file.drop(starts, stops)

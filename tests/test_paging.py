@@ -63,12 +63,31 @@ def test_a_set_that_fits_is_hinted_only_while_disks_are_waited_for(monkeypatch: 
     assert len(store.hints) == 32 + 25
 
 
-def test_a_set_that_fits_leaves_the_process_every_128_megabytes() -> None:
+def test_a_set_that_fits_leaves_the_process_before_it_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By 128 MiB over what else is mapped, which may grow too."""
+    mapped = [300 << 20]
+    monkeypatch.setattr("loaders.paging._files_in_memory", lambda: mapped[0])
     store = Told(600)
+    monkeypatch.setattr(
+        store, "release", lambda: (store.released.append(None), mapped.append(mapped.pop() - (120 << 20)))
+    )
     pages = paging(store)
-    for _ in range(75):
+    counts = []
+    for _ in range(30):
+        mapped[0] += 10 << 20
         pages.after(np.arange(8))
-    assert store.released == [None] * (600 // (17 * 8)), "after the 17th batch of 8 MB, and so on"
+        counts.append(len(store.released))
+    assert counts == [0] * 12 + [1] * 13 + [2] * 5
+
+
+def test_a_real_set_leaves_this_process(raw_beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loaders.paging._MAPPED_BYTES", 0)
+    released: list[int] = []
+    release = MappedFile.release
+    monkeypatch.setattr(MappedFile, "release", lambda file: (release(file), released.append(resident(file.path))))
+    epoch_of(opened(raw_beton))
+    assert released
+    assert min(released) == 0
 
 
 def test_a_larger_one_is_hinted_always_and_given_back_after_use() -> None:
@@ -132,6 +151,17 @@ def test_an_epoch_joined_in_its_middle_asks_for_its_own_window_first() -> None:
     assert (np.diff(store.hints[-1]) > 0).all()
     pages.before(1, 0, ids)
     assert store.hints[-1][:8].tolist() == ids.tolist()
+
+
+def resident(path: Path) -> int:
+    """Kilobytes of a file that count as this process's."""
+    found, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if line.split(" ", 1)[0].count("-") == 1:
+            inside = line.endswith(str(path))
+        elif inside and line.startswith("Rss:"):
+            found += int(line.split()[1])
+    return found
 
 
 def cached(path: Path) -> np.ndarray:
