@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -98,7 +99,9 @@ def loaders(
             _leave_cache(path)
             spec = {"path": str(path), "batch_size": batch_size, "size": size, "workers": workers, "seconds": seconds}
             systems = dict(SYSTEMS[name])
-            if memory and name in BETONS:
+            if memory:
+                if name not in BETONS:
+                    raise InputError(f"--memory is for sets in one file, not {name!r}: give --sets {','.join(BETONS)}.")
                 systems = {"native": NATIVE, "FFCV, os_cache=False": FFCV_THROUGH, "FFCV": FFCV}
             with _processes(systems, spec, round(memory * 2**30)) as processes:
                 runs = {system: process.round for system, process in processes.items()}
@@ -196,8 +199,14 @@ def _processes(systems: Mapping[str, System], spec: Mapping[str, Any], memory: i
     with contextlib.ExitStack() as stack:
         processes = {}
         for number, (name, system) in enumerate(systems.items()):
-            group = str(stack.enter_context(memory_group(memory, number))) if memory else ""
-            processes[name] = _Process(system, {**spec, "group": group})
+            own = {"group": ""}
+            if memory:
+                # A file of its own: what is cached counts in the group that has read it first, and helps all others.
+                path = Path(spec["path"])
+                copy = str(shutil.copy(path, path.with_name(f"{number}-{path.name}")))
+                _leave_cache(Path(copy))
+                own = {"group": str(stack.enter_context(memory_group(memory, number))), "path": copy}
+            processes[name] = _Process(system, {**spec, **own})
             stack.callback(processes[name].close)
         for process in processes.values():
             process.read()  # "ready": imports are over
