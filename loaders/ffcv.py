@@ -18,11 +18,12 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from loaders.encodings import Encoded, Encodings, of_images
+from loaders.encodings import Encoded, of_images
 from loaders.errors import InputError
 from loaders.headers import image_sizes
 from loaders.reference import ReferenceDecoder, decoded
@@ -72,7 +73,7 @@ class FfcvDecoder:
         self._library = _library()
         self._mirror: Callable[[_Pixels, int, _Pixels], object] = cv2.flip
         self._reference = ReferenceDecoder(interpolation)
-        self._memory = threading.local()
+        self._kept = threading.local()
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="twistnet-decode")
 
     def close(self) -> None:
@@ -101,7 +102,10 @@ class FfcvDecoder:
         if outside.any() and not failures:
             raise ValueError(f"box {boxes[outside.any(axis=1)][0].tolist()} is not inside its image")
 
-        edges, mirrored = boxes.tolist(), flips.tolist()
+        # Python's numbers once a batch: NumPy's, one at a time, would cost more than the calls.
+        sources = list(zip(images.addresses.tolist(), images.lengths.tolist(), sizes.tolist(), strict=True))
+        raw, edges, mirrored = (images.shapes[:, 0] > 0).tolist(), boxes.tolist(), flips.tolist()
+        firsts, ends = starts.tolist(), (starts + counts).tolist()
 
         def some(first: int) -> dict[int, str]:
             failed = {}
@@ -109,53 +113,62 @@ class FfcvDecoder:
                 if place in failures:
                     failed[place] = failures[place]
                     continue
+                address, length, (height, width) = sources[place]
                 try:
-                    pixels = self._whole(images, place, sizes[place])
+                    pixels = None if raw[place] else self._whole(images[place], address, length, height, width)
                 # Pillow's plug-ins raise nearly anything on hostile bytes.
                 except Exception as error:
                     failed[place] = f"{error}" or type(error).__name__
                     continue
-                for number in range(int(starts[place]), int(starts[place] + counts[place])):
-                    self._resize(pixels, edges[number], mirrored[number], out[number])
+                whole = (pixels.address if pixels else address, height, width)
+                for number in range(firsts[place], ends[place]):
+                    self._resize(whole, edges[number], mirrored[number], out[number])
             return failed
 
         found = self._threads.map(some, range(0, len(data), _AT_ONCE))
         return {place: reason for failed in found for place, reason in failed.items()}
 
-    def _whole(self, images: Encodings, place: int, size: _Ints) -> tuple[int, int, int, object]:
-        """The whole image: address, height and width, and what holds it until the next one of this thread."""
-        height, width = size.tolist()
-        address, length = int(images.addresses[place]), int(images.lengths[place])
-        if images.shapes[place, 0]:
-            return address, height, width, images
-        encoded = images[place]
+    def _whole(self, encoded: Encoded, address: int, length: int, height: int, width: int) -> _Memory:
+        """The whole image, which stays until the next one of this thread."""
         assert not isinstance(encoded, np.ndarray), "an array has a shape"
         if bytes(encoded[:2]) == b"\xff\xd8":
             pixels = self._memory_of("whole", 3 * height * width)
             # Address, length, height and width of the JPEG; output, its size, place of the crop, scale 1/1, no crop.
             crop = (height, width, 0, 0, 1, 1, False, False)
-            if not self._library.imdecode(address, length, height, width, pixels.ctypes.data, *crop):
-                return pixels.ctypes.data, height, width, pixels
-        pixels = decoded(encoded)
-        return pixels.ctypes.data, *pixels.shape[:2], pixels
+            if not self._library.imdecode(address, length, height, width, pixels.address, *crop):
+                return pixels
+        image = np.ascontiguousarray(decoded(encoded))
+        if image.shape[:2] != (height, width):  # OpenCV would read past its end
+            raise ValueError(f"it is {image.shape[0]} x {image.shape[1]} where its header says {height} x {width}")
+        return _memory(image)
 
-    def _resize(self, whole: tuple[int, int, int, object], box: list[int], flip: bool, out: _Pixels) -> None:
-        address, height, width, _ = whole
-        top, left, box_h, box_w = box
-        target = self._memory_of("target", out.size).reshape(out.shape) if flip else out
-        edges = (top, top + box_h, left, left + box_w)
-        self._library.resize(0, address, height, width, *edges, target.ctypes.data, *out.shape[:2])
-        if flip:
-            self._mirror(target, 1, out)
+    def _resize(self, whole: tuple[int, int, int], box: list[int], flip: bool, out: _Pixels) -> None:
+        top, left, height, width = box
+        edges = (top, top + height, left, left + width)
+        if not flip:
+            self._library.resize(0, *whole, *edges, out.ctypes.data, *out.shape[:2])
+            return
+        target = self._memory_of("target", out.size)
+        self._library.resize(0, *whole, *edges, target.address, *out.shape[:2])
+        self._mirror(target.array[: out.size].reshape(out.shape), 1, out)
 
-    def _memory_of(self, name: str, size: int) -> _Pixels:
+    def _memory_of(self, name: str, size: int) -> _Memory:
         """Memory of this thread, which the next image uses again."""
-        kept: _Pixels | None = getattr(self._memory, name, None)
-        if kept is None or len(kept) < size:
-            kept = np.empty(size, dtype=np.uint8)
+        kept: _Memory | None = getattr(self._kept, name, None)
+        if kept is None or len(kept.array) < size:
+            kept = _memory(np.empty(size, dtype=np.uint8))
             if size <= _KEPT_BYTES:
-                setattr(self._memory, name, kept)
-        return kept[:size]
+                setattr(self._kept, name, kept)
+        return kept
+
+
+class _Memory(NamedTuple):
+    array: _Pixels
+    address: int
+
+
+def _memory(array: _Pixels) -> _Memory:
+    return _Memory(array, array.ctypes.data)
 
 
 @functools.cache
