@@ -46,6 +46,22 @@ class Encodings(Sequence[Encoded]):
         return self._get(places) if isinstance(places, int) else [self._get(each) for each in places]
 
 
+def check_request(
+    data: Sequence[Encoded],
+    boxes: npt.NDArray[np.int64],
+    flips: npt.NDArray[np.uint8],
+    out: npt.NDArray[np.uint8],
+    counts: npt.NDArray[np.int64],
+) -> None:
+    """Raises ValueError where the arguments of `Decoder.decode` do not fit each other: compiled code trusts them."""
+    if out.dtype != np.uint8 or out.ndim != 4 or out.shape[3] != 3 or not out.flags.c_contiguous:
+        raise ValueError(f"out {out.shape} of {out.dtype} is not (n, height, width, 3) of uint8 in one piece")
+    if len(counts) != len(data) or (counts < 1).any():
+        raise ValueError(f"counts {counts.tolist()} are not at least 1 for each of {len(data)} images")
+    if not (counts.sum() == len(boxes) == len(flips) <= len(out)):
+        raise ValueError(f"{len(boxes)} boxes, {len(flips)} flips and {len(out)} outputs for {counts.sum()}")
+
+
 def of_images(images: Sequence[Encoded]) -> Encodings:
     """Images that lie anywhere, which stay where they are.
 

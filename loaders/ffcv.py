@@ -2,9 +2,10 @@
 
     whole image   libjpeg-turbo's fast DCT, into memory that a thread keeps
     box           OpenCV's INTER_AREA, without antialiasing where the box is enlarged
-    mirror        OpenCV's
+    mirror        a copy
 
-FFCV's Python side is not imported: neither its `Loader` nor Numba. Every return code is looked at: what FFCV's library
+Its two functions are called by threads of our own library. FFCV's Python side is not imported: neither its `Loader` nor
+Numba. Every return code is looked at: what FFCV's library
 fails at or warns of is decoded by the reference decoder, which delivers it or says what is wrong with it; the resize is
 FFCV's all the same. FFCV itself takes no notice and delivers another image's pixels.
 """
@@ -14,23 +15,20 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.util
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import weakref
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from loaders.encodings import Encoded, of_images
+from loaders.encodings import Encoded, Encodings, check_request, of_images
 from loaders.errors import InputError
-from loaders.headers import image_sizes
+from loaders.headers import GONE, image_sizes
+from loaders.native import library as native
 from loaders.reference import ReferenceDecoder, decoded
 from loaders.types import Failures
 
-_AT_ONCE = 8  # images
-_KEPT_BYTES = 1 << 24  # of an image's memory; more is given back at once
 _Pixels = npt.NDArray[np.uint8]
 _Ints = npt.NDArray[np.int64]
 
@@ -40,10 +38,9 @@ def why_missing() -> str | None:
     """What keeps FFCV's library from being used, with the next step; None where it is there."""
     try:
         _library()
-        import cv2  # noqa: F401
-    except (OSError, ImportError, AttributeError) as error:
+    except (OSError, AttributeError) as error:
         return str(error)
-    return None
+    return native.why_missing()
 
 
 class FfcvDecoder:
@@ -68,17 +65,19 @@ class FfcvDecoder:
         missing = why_missing()
         if missing:
             raise InputError(f"{missing}.")
-        import cv2
-
-        self._library = _library()
-        self._mirror: Callable[[_Pixels, int, _Pixels], object] = cv2.flip
+        found = _library()
+        self._functions = (ctypes.cast(found.imdecode, ctypes.c_void_p), ctypes.cast(found.resize, ctypes.c_void_p))
+        self._library = native.library()
+        self._handle = self._library.twistnet_ffcv_open(num_threads)
+        if not self._handle:
+            raise InputError(f"{num_threads} threads cannot be started: lower --workers.")
+        self._finalizer = weakref.finalize(self, self._library.twistnet_ffcv_close, self._handle)
         self._reference = ReferenceDecoder(interpolation)
-        self._kept = threading.local()
-        self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="twistnet-decode")
 
     def close(self) -> None:
         """Ends the threads. The decoder cannot be used afterwards."""
-        self._threads.shutdown(cancel_futures=True)
+        self._handle = None
+        self._finalizer()
         self._reference.close()
 
     def sizes(self, data: Sequence[Encoded]) -> tuple[_Ints, Failures]:
@@ -92,83 +91,54 @@ class FfcvDecoder:
         out: _Pixels,
         counts: _Ints | None = None,
     ) -> Failures:
+        counts = np.ones(len(data), dtype=np.int64) if counts is None else np.ascontiguousarray(counts, dtype=np.int64)
+        boxes, mirrored = np.ascontiguousarray(boxes, dtype=np.int64), np.ascontiguousarray(flips, dtype=np.uint8)
+        check_request(data, boxes, mirrored, out, counts)
+        if not self._handle:
+            raise ValueError("this decoder was closed")
         images = of_images(data)
-        sizes, failures = self.sizes(data)
-        counts = np.ones(len(data), dtype=np.int64) if counts is None else counts
-        starts = np.cumsum(counts) - counts
-        # OpenCV ends the process where a box leaves its image.
-        owners = np.repeat(sizes, counts, axis=0)
-        outside = (boxes[:, :2] < 0) | (boxes[:, 2:] < 1) | (boxes[:, :2] + boxes[:, 2:] > owners)
-        if outside.any() and not failures:
-            raise ValueError(f"box {boxes[outside.any(axis=1)][0].tolist()} is not inside its image")
+        sizes, _ = self.sizes(data)
+        done = self._call(images, sizes, boxes, mirrored, out, counts)
+        failures = dict.fromkeys(np.flatnonzero(done == 2).tolist(), GONE)
+        firsts = np.cumsum(counts) - counts
+        for place in np.flatnonzero(done == 0).tolist():
+            chosen = slice(firsts[place], firsts[place] + counts[place])
+            try:
+                whole = _pixels(data[place], *sizes[place].tolist())
+            # Pillow's plug-ins raise nearly anything on hostile bytes.
+            except Exception as error:
+                failures[place] = f"{error}" or type(error).__name__
+                continue
+            one = slice(place, place + 1)
+            if not self._call(
+                of_images([whole]), sizes[one], boxes[chosen], mirrored[chosen], out[chosen], counts[one]
+            ):
+                failures[place] = f"FFCV cannot resize its boxes {boxes[chosen].tolist()}"
+        return failures
 
-        # Python's numbers once a batch: NumPy's, one at a time, would cost more than the calls.
-        sources = list(zip(images.addresses.tolist(), images.lengths.tolist(), sizes.tolist(), strict=True))
-        raw, edges, mirrored = (images.shapes[:, 0] > 0).tolist(), boxes.tolist(), flips.tolist()
-        firsts, ends = starts.tolist(), (starts + counts).tolist()
-
-        def some(first: int) -> dict[int, str]:
-            failed = {}
-            for place in range(first, min(first + _AT_ONCE, len(data))):
-                if place in failures:
-                    failed[place] = failures[place]
-                    continue
-                address, length, (height, width) = sources[place]
-                try:
-                    pixels = None if raw[place] else self._whole(images[place], address, length, height, width)
-                # Pillow's plug-ins raise nearly anything on hostile bytes.
-                except Exception as error:
-                    failed[place] = f"{error}" or type(error).__name__
-                    continue
-                whole = (pixels.address if pixels else address, height, width)
-                for number in range(firsts[place], ends[place]):
-                    self._resize(whole, edges[number], mirrored[number], out[number])
-            return failed
-
-        found = self._threads.map(some, range(0, len(data), _AT_ONCE))
-        return {place: reason for failed in found for place, reason in failed.items()}
-
-    def _whole(self, encoded: Encoded, address: int, length: int, height: int, width: int) -> _Memory:
-        """The whole image, which stays until the next one of this thread."""
-        assert not isinstance(encoded, np.ndarray), "an array has a shape"
-        if bytes(encoded[:2]) == b"\xff\xd8":
-            pixels = self._memory_of("whole", 3 * height * width)
-            # Address, length, height and width of the JPEG; output, its size, place of the crop, scale 1/1, no crop.
-            crop = (height, width, 0, 0, 1, 1, False, False)
-            if not self._library.imdecode(address, length, height, width, pixels.address, *crop):
-                return pixels
-        image = np.ascontiguousarray(decoded(encoded))
-        if image.shape[:2] != (height, width):  # OpenCV would read past its end
-            raise ValueError(f"it is {image.shape[0]} x {image.shape[1]} where its header says {height} x {width}")
-        return _memory(image)
-
-    def _resize(self, whole: tuple[int, int, int], box: list[int], flip: bool, out: _Pixels) -> None:
-        top, left, height, width = box
-        edges = (top, top + height, left, left + width)
-        if not flip:
-            self._library.resize(0, *whole, *edges, out.ctypes.data, *out.shape[:2])
-            return
-        target = self._memory_of("target", out.size)
-        self._library.resize(0, *whole, *edges, target.address, *out.shape[:2])
-        self._mirror(target.array[: out.size].reshape(out.shape), 1, out)
-
-    def _memory_of(self, name: str, size: int) -> _Memory:
-        """Memory of this thread, which the next image uses again."""
-        kept: _Memory | None = getattr(self._kept, name, None)
-        if kept is None or len(kept.array) < size:
-            kept = _memory(np.empty(size, dtype=np.uint8))
-            if size <= _KEPT_BYTES:
-                setattr(self._kept, name, kept)
-        return kept
+    def _call(
+        self, images: Encodings, sizes: _Ints, boxes: _Ints, flips: _Pixels, out: _Pixels, counts: _Ints
+    ) -> npt.NDArray[np.uint8]:
+        done = np.zeros(len(images), dtype=np.uint8)
+        arrays = (images.addresses, images.lengths, images.shapes, sizes, counts, boxes, flips)
+        self._library.twistnet_ffcv_decode(
+            self._handle,
+            *self._functions,
+            len(images),
+            *(array.ctypes.data for array in arrays),
+            *out.shape[1:3],
+            out.ctypes.data,
+            done.ctypes.data,
+        )
+        return done
 
 
-class _Memory(NamedTuple):
-    array: _Pixels
-    address: int
-
-
-def _memory(array: _Pixels) -> _Memory:
-    return _Memory(array, array.ctypes.data)
+def _pixels(encoded: Encoded, height: int, width: int) -> _Pixels:
+    """The whole image, by the reference decoder where it is encoded."""
+    image = np.ascontiguousarray(encoded if isinstance(encoded, np.ndarray) else decoded(encoded))
+    if image.shape[:2] != (height, width):  # OpenCV would read past its end
+        raise ValueError(f"it is {image.shape[0]} x {image.shape[1]} where its header says {height} x {width}")
+    return image
 
 
 @functools.cache

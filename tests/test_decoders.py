@@ -127,8 +127,11 @@ def test_several_boxes_of_an_image_are_as_each_by_itself_by_ffcv() -> None:
         one = slice(place, place + 1)
         assert not decoder.decode([data[owner]], boxes[one], flips[one], alone[one])
     np.testing.assert_array_equal(together, alone)
-    with pytest.raises(ValueError, match="not inside its image"):
-        decoder.decode(data[:1], np.array([[0, 0, 9999, 1]]), flips[:1], together)
+    boxes[3] = (*sizes[1], 1, 1)
+    failures = decoder.decode(data, boxes, flips, alone, counts)
+    assert list(failures) == [1]
+    assert f"cannot resize its boxes [[{sizes[1][0]}, {sizes[1][1]}, 1, 1]]" in failures[1]
+    np.testing.assert_array_equal(np.delete(alone, 3, axis=0), np.delete(together, 3, axis=0))
     decoder.close()
 
 

@@ -5,12 +5,11 @@
 #include <exception>
 #include <vector>
 
+#include "batch.h"
 #include "crop.h"
 #include "guard.h"
 #include "jpeg.h"
 #include "pool.h"
-
-#define TWISTNET_PUBLIC extern "C" __attribute__((visibility("default")))
 
 namespace twistnet {
 namespace {
@@ -22,9 +21,6 @@ static_assert(kStrip % kRows == 0);
 constexpr std::int64_t kLeft = 4;
 // And only where a box is this large: what is smaller takes a few milliseconds, and stays exact.
 constexpr std::int64_t kLarge = 1024;
-
-// What `done` says of an image.
-enum : std::uint8_t { kForAnother = 0, kDone = 1, kGone = 2 };
 
 // One image of a batch and the boxes that are wanted of it.
 struct Task {

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from loaders.encodings import Encoded, of_images
+from loaders.encodings import Encoded, check_request, of_images
 from loaders.errors import InputError
 from loaders.headers import GONE, image_sizes
 from loaders.native.library import library, why_missing
@@ -77,10 +77,7 @@ class NativeDecoder:
         images = of_images(data)
         counts = np.ones(len(data), dtype=np.int64) if counts is None else np.ascontiguousarray(counts, dtype=np.int64)
         boxes, mirrored = np.ascontiguousarray(boxes, dtype=np.int64), np.ascontiguousarray(flips, dtype=np.uint8)
-        if out.dtype != np.uint8 or out.ndim != 4 or out.shape[3] != 3 or not out.flags.c_contiguous:
-            raise ValueError(f"out {out.shape} of {out.dtype} is not (n, height, width, 3) of uint8 in one piece")
-        if not (counts.sum() == len(boxes) == len(mirrored) <= len(out)):
-            raise ValueError(f"{len(boxes)} boxes, {len(mirrored)} flips and {len(out)} outputs for {counts.sum()}")
+        check_request(data, boxes, mirrored, out, counts)
         if not self._handle:
             raise ValueError("this decoder was closed")
         done = np.zeros(len(data), dtype=np.uint8)

@@ -1,10 +1,10 @@
 // The draws of loaders/philox.py and the boxes of loaders/draws.py, number for number: those are the definition, and what
 // runs where this was not built.
 
+#include "batch.h"
 #include <cmath>
 #include <cstdint>
 
-#define TWISTNET_PUBLIC extern "C" __attribute__((visibility("default")))
 
 namespace {
 
