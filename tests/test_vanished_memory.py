@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from converted_sets import copy_of
 from test_bad_samples import epoch_of, opened
+from test_decoders import needed
 
-from loaders.native.decoder import NativeDecoder
+from loaders.choosing import make_decoder
 
 pytest_plugins = ("converted_sets",)
 
@@ -55,8 +56,11 @@ def test_a_cut_that_nobody_has_noticed_yet_fails_its_samples_only(
     assert same == 51 - len(loader.bad)
 
 
+@pytest.mark.parametrize("name", ["native", "ffcv"])
 @pytest.mark.parametrize("raw", [False, True])
-def test_every_image_after_the_cut_is_gone_and_none_before(tmp_path: Path, shards_set: Path, raw: bool) -> None:
+def test_every_image_after_the_cut_is_gone_and_none_before(
+    tmp_path: Path, shards_set: Path, raw: bool, name: str
+) -> None:
     """Whether its header is lost, or only what lies in later pages."""
     jpeg = (shards_set / "train-000000.tar").read_bytes()
     start = jpeg.index(b"\xff\xd8\xff")
@@ -68,7 +72,8 @@ def test_every_image_after_the_cut_is_gone_and_none_before(tmp_path: Path, shard
     mapped = np.memmap(file, mode="r")
     views = [mapped[place * stride : place * stride + len(image)] for place in range(4)]
     data = [view.reshape(200, 200, 3) if raw else view.data for view in views]
-    decoder = NativeDecoder("bilinear", 3)
+    needed(name)
+    decoder = make_decoder(name, "area" if name == "ffcv" else "bilinear", 3)
     sizes, _ = decoder.sizes(data)
     os.truncate(file, stride + page)
     boxes = np.concatenate([np.zeros((4, 2), dtype=np.int64), sizes], axis=1)

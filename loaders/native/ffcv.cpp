@@ -94,13 +94,13 @@ TWISTNET_PUBLIC void twistnet_ffcv_decode(void* decoder, void* imdecode, void* r
         Worker& worker = all.workers[static_cast<std::size_t>(thread)];
         auto* from = reinterpret_cast<std::uint8_t*>(data[image]);
         const std::int64_t rows = sizes[2 * image], columns = sizes[2 * image + 1];
-        // OpenCV ends the process where a box leaves its image.
-        for (std::int64_t number = first[image]; number < first[image] + counts[image]; ++number) {
-          if (!inside(boxes + 4 * number, rows, columns)) return;
-        }
         if (!is_there(from, lengths[image])) {
           done[image] = kGone;
           return;
+        }
+        // OpenCV ends the process where a box leaves its image.
+        for (std::int64_t number = first[image]; number < first[image] + counts[image]; ++number) {
+          if (!inside(boxes + 4 * number, rows, columns)) return;
         }
         if (shapes[2 * image] == 0) {
           if (!is_jpeg(from, lengths[image])) return;
