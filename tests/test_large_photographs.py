@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import skimage.data
 from PIL import Image
+from test_decoders import needed
 from test_native import by_pillow, decode, jpeg
 
+from loaders import CropPolicy, open_loader, open_store
 from loaders.native.decoder import NativeDecoder
 
 SIDE = 2944
@@ -108,3 +111,29 @@ def test_the_memory_of_a_decode_does_not_grow_with_the_image() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], input=buffer.getvalue(), capture_output=True, check=True)
     assert int(found.stdout) < 24e6
+
+
+@pytest.mark.parametrize("decoder", ["native", "ffcv"])
+def test_a_flood_of_small_images_and_a_few_very_large_ones(tmp_path: Path, decoder: str) -> None:
+    """One batch holds both, and each comes out whole, as Pillow alone decodes it."""
+    needed(decoder)
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 256, (120, 3))
+    large = {17, 93}
+    for number, colour in enumerate(colours):
+        side = (6000, 6000) if number in large else rng.integers(1, 24, 2)
+        file = tmp_path / "train" / f"class_{number % 2}" / f"{number:03}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.broadcast_to(colour.astype(np.uint8), (*side, 3)).copy()).save(file, quality=95)
+    crops = CropPolicy(interpolation="area" if decoder == "ffcv" else "bilinear")
+    loader = open_loader(
+        tmp_path, "train", 32, train=True, size=64, decoder=decoder, crops=crops, num_threads=2, shuffle="global"
+    )
+    store, seen = open_store(tmp_path, "train"), []
+    for batch in loader.epoch(0):
+        for image, sample in zip(batch.images[batch.valid], batch.ids[batch.valid].tolist(), strict=True):
+            seen.append(sample)
+            name = int(Path(store.key(sample)).stem)
+            assert np.abs(image.numpy().reshape(-1, 3).astype(int) - colours[name]).max() <= 6
+    loader.close()
+    assert sorted(seen) == list(range(120))
