@@ -32,8 +32,8 @@ class NativeDecoder:
     But for very large JPEGs: where every box of one has sides of at least eight times the output's, and of 1,024 px, it
     is decoded at half of its size, which differs by about 0.2 levels in the mean, and by 8 at most.
 
-    Its memory is the boxes' and that of some rows of each image that a thread is at; but a progressive JPEG's coefficients,
-    two bytes each, lie in memory whole.
+    Its memory is the boxes' and that of some rows of each image that a thread is at; but the coefficients of a
+    progressive JPEG, two bytes each, lie in memory whole.
 
     Args:
         interpolation: "bilinear" or "bicubic", both antialiased.
