@@ -105,7 +105,7 @@ class BetonStore:
         return digest.hexdigest()
 
     def read(self, sample: int) -> memoryview | npt.NDArray[np.uint8]:
-        """JPEG bytes, or raw pixels as (H, W, 3) uint8, read-only: in place, without a copy."""
+        """JPEG bytes, or raw pixels as (H, W, 3) uint8, read-only."""
         check_sample(sample, len(self))
         mode, width, height, _ = self._images[sample].item()
         data = self._bytes(sample)
@@ -163,13 +163,13 @@ class BetonStore:
 
     def _bytes(self, sample: int) -> memoryview:
         start = self.offset(sample)
-        stop = start + int(self._lengths[sample])
-        if stop > self._file.available():
-            raise self._was_cut(sample)
-        return self._file.view[start:stop]
+        try:
+            return self._file.read(start, start + int(self._lengths[sample]))
+        except (OSError, ValueError) as error:
+            raise SampleError(self.key(sample), str(error)) from error
 
     def _was_cut(self, sample: int) -> SampleError:
-        return SampleError(self.key(sample), f"{self._path} was cut meanwhile")
+        return SampleError(self.key(sample), self._file.was_cut)
 
 
 class ConvertedBetonStore(BetonStore):

@@ -6,6 +6,7 @@ whole shard may be missing. The draws stay those of the place, so that the rest 
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
@@ -37,7 +38,7 @@ class BadSamples:
 
     def __init__(self, max_bad: float, num_samples: int) -> None:
         self._max_bad, self._num_samples = max_bad, num_samples
-        self._allowed = int(max_bad * num_samples)
+        self._allowed = math.floor(max_bad * num_samples + 1e-9)  # 0.29 of 100 are 29, whatever floats say
         self._found: dict[str, str] = {}
         self._lock = threading.Lock()
 

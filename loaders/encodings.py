@@ -56,6 +56,10 @@ def check_request(
     """Raises ValueError where the arguments of `Decoder.decode` do not fit each other: compiled code trusts them."""
     if out.dtype != np.uint8 or out.ndim != 4 or out.shape[3] != 3 or not out.flags.c_contiguous:
         raise ValueError(f"out {out.shape} of {out.dtype} is not (n, height, width, 3) of uint8 in one piece")
+    if not out.flags.writeable or not out.size:
+        raise ValueError(f"out {out.shape} cannot be written to")
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"boxes {boxes.shape} are not (m, 4)")
     if len(counts) != len(data) or (counts < 1).any():
         raise ValueError(f"counts {counts.tolist()} are not at least 1 for each of {len(data)} images")
     if not (counts.sum() == len(boxes) == len(flips) <= len(out)):

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from loaders.native.library import library, why_missing
+
 _LOOK_S = 1.0
 
 
@@ -48,6 +50,28 @@ class MappedFile:
     def address(self) -> int:
         """Where its bytes begin in this process, as long as this object is there. Raises as `view`."""
         return self._map().address
+
+    def read(self, start: int, stop: int) -> memoryview:
+        """A copy of these bytes, read-only: what is decoded in Python could not outlive their end in the map.
+
+        Raises:
+            OSError: where the file has gone or was cut, or its disk fails.
+            ValueError: where it became shorter before it was mapped.
+        """
+        copy = np.empty(stop - start, dtype=np.uint8)
+        if stop > self.available():
+            raise OSError(self.was_cut)
+        if why_missing():
+            copy[:] = np.frombuffer(self.view[start:stop], dtype=np.uint8)
+        elif not library().twistnet_copy(self.address + start, len(copy), copy.ctypes.data):
+            raise OSError(self.was_cut)
+        view: memoryview = copy.data
+        return view.toreadonly()
+
+    @property
+    def was_cut(self) -> str:
+        """What is said of bytes that are not there any more."""
+        return f"{self.path} was cut meanwhile, or its disk fails"
 
     def available(self) -> int:
         """Bytes of the map that the file still has, looked up at most once a second.

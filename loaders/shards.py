@@ -56,17 +56,13 @@ class ShardStore:
         return index_fingerprint(self.classes, self._rows)
 
     def read(self, sample: int) -> memoryview:
-        """The image's bytes in place, without a copy."""
+        """The image's bytes."""
         check_sample(sample, len(self))
         start, length, _, shard, *_ = self._rows[sample].item()
         try:
-            view = self._files[shard].view
+            return self._files[shard].read(start, start + length)
         except (OSError, ValueError) as error:
             raise SampleError(self.key(sample), str(error)) from error
-        if start + length > self._files[shard].available():
-            raise self._was_cut(sample)
-        data: memoryview = view[start : start + length]
-        return data
 
     def locate(self, samples: npt.NDArray[np.int64]) -> Encodings:
         """Where the images are, in the shards' maps."""
@@ -145,8 +141,7 @@ class ShardStore:
             yield self._files[shard], starts[inside], stops[inside]
 
     def _was_cut(self, sample: int) -> SampleError:
-        path = self._files[int(self._rows[sample]["shard"])].path
-        return SampleError(self.key(sample), f"{path} was cut meanwhile")
+        return SampleError(self.key(sample), self._files[int(self._rows[sample]["shard"])].was_cut)
 
     def _end_before(self, sample: int) -> int:
         """Where a walk over the shard's members may begin: after the image before this one, or at the shard's start."""

@@ -143,6 +143,12 @@ TWISTNET_PUBLIC void* twistnet_open(std::int32_t threads) {
   }
 }
 
+// Copies memory that may go away; 0 where it has.
+TWISTNET_PUBLIC std::int32_t twistnet_copy(const std::uint8_t* from, std::uint64_t length, std::uint8_t* to) {
+  Guard::install();
+  return Guard::run(from, length, [=] { std::memcpy(to, from, length); });
+}
+
 TWISTNET_PUBLIC void twistnet_close(void* decoder) { delete static_cast<Decoder*>(decoder); }
 
 // Heights and widths of n images into sizes (n, 2), which hold those of raw pixels already and 0, 0 for the others; 0, 0
@@ -153,7 +159,8 @@ TWISTNET_PUBLIC void twistnet_sizes(std::int64_t n, const std::uint64_t* data, c
   for (std::int64_t image = 0; image < n; ++image) {
     if (sizes[2 * image] > 0) continue;
     Size size{-1, -1};
-    Guard::run([&] { size = jpeg_size(reinterpret_cast<const std::uint8_t*>(data[image]), lengths[image]); });
+    Guard::run(reinterpret_cast<const void*>(data[image]), lengths[image],
+               [&] { size = jpeg_size(reinterpret_cast<const std::uint8_t*>(data[image]), lengths[image]); });
     sizes[2 * image] = size.height;
     sizes[2 * image + 1] = size.width;
   }
@@ -188,7 +195,7 @@ TWISTNET_PUBLIC void twistnet_decode(void* decoder, std::int64_t n, const std::u
       try {
         if (tasks[image].count == 0) return;
         Worker& worker = all.workers[static_cast<std::size_t>(thread)];
-        if (!Guard::run([&] { done[image] = worker.decode(tasks[image], request) ? kDone : kForAnother; })) {
+        if (!Guard::run(tasks[image].data, tasks[image].length, [&] { done[image] = worker.decode(tasks[image], request) ? kDone : kForAnother; })) {
           done[image] = kGone;
         }
       } catch (const std::exception&) {  // memory has run out; another decoder says so

@@ -20,12 +20,12 @@ using Resize = void (*)(std::int64_t resizer, std::int64_t data, std::int64_t he
                         std::int64_t top, std::int64_t bottom, std::int64_t left, std::int64_t right, std::int64_t out,
                         std::int64_t out_height, std::int64_t out_width);
 
-constexpr std::size_t kKeptBytes = 1 << 24;  // of an image's memory; more is given back at once
+constexpr std::size_t kKeptBytes = 1 << 24;  // of an image's memory; more is given back before the next
 constexpr std::size_t kPage = 4096;          // or a part of one, which does no harm
 
 // What a thread keeps from one image to the next.
 struct Worker {
-  std::vector<std::uint8_t> whole, mirrored;
+  std::vector<std::uint8_t> encoded, whole, mirrored;
 };
 
 struct Decoder {
@@ -34,9 +34,15 @@ struct Decoder {
   Pool pool;  // last, so that its threads end first
 };
 
-// Whether all of the memory is there. FFCV and OpenCV cannot be left in the middle of their work.
-bool is_there(const std::uint8_t* data, std::size_t length) {
-  return Guard::run([data, length] {
+// Whether all of the memory is there: FFCV and OpenCV cannot be left in the middle of their work. A JPEG is copied, so
+// that it stays; pixels are many more bytes, and only looked at.
+bool is_there(const std::uint8_t* data, std::size_t length, std::vector<std::uint8_t>* copy) {
+  if (copy) copy->resize(length);
+  return Guard::run(data, length, [=] {
+    if (copy) {
+      std::memcpy(copy->data(), data, length);
+      return;
+    }
     volatile std::uint8_t seen;
     for (std::size_t at = 0; at < length; at += kPage) seen = data[at];
     if (length > 0) seen = data[length - 1];
@@ -94,7 +100,8 @@ TWISTNET_PUBLIC void twistnet_ffcv_decode(void* decoder, void* imdecode, void* r
         Worker& worker = all.workers[static_cast<std::size_t>(thread)];
         auto* from = reinterpret_cast<std::uint8_t*>(data[image]);
         const std::int64_t rows = sizes[2 * image], columns = sizes[2 * image + 1];
-        if (!is_there(from, lengths[image])) {
+        const bool is_encoded = shapes[2 * image] == 0;
+        if (!is_there(from, lengths[image], is_encoded ? &worker.encoded : nullptr)) {
           done[image] = kGone;
           return;
         }
@@ -102,13 +109,15 @@ TWISTNET_PUBLIC void twistnet_ffcv_decode(void* decoder, void* imdecode, void* r
         for (std::int64_t number = first[image]; number < first[image] + counts[image]; ++number) {
           if (!inside(boxes + 4 * number, rows, columns)) return;
         }
-        if (shapes[2 * image] == 0) {
+        if (is_encoded) {
+          from = worker.encoded.data();
           if (!is_jpeg(from, lengths[image])) return;
+          if (worker.whole.capacity() > kKeptBytes) std::vector<std::uint8_t>().swap(worker.whole);
           worker.whole.resize(3 * static_cast<std::size_t>(rows) * static_cast<std::size_t>(columns));
           const auto tall = static_cast<std::uint32_t>(rows), wide = static_cast<std::uint32_t>(columns);
-          if (decode_jpeg(from, lengths[image], tall, wide, worker.whole.data(), tall, wide, 0, 0, 1, 1, false, false)) {
-            return;
-          }
+          const int failed =
+              decode_jpeg(from, lengths[image], tall, wide, worker.whole.data(), tall, wide, 0, 0, 1, 1, false, false);
+          if (failed) return;
           from = worker.whole.data();
         }
         worker.mirrored.resize(bytes);
@@ -121,7 +130,6 @@ TWISTNET_PUBLIC void twistnet_ffcv_decode(void* decoder, void* imdecode, void* r
           if (flips[number]) mirror(target, height, width, to);
         }
         done[image] = kDone;
-        if (worker.whole.capacity() > kKeptBytes) std::vector<std::uint8_t>().swap(worker.whole);
       } catch (const std::exception&) {  // memory has run out; another decoder says so
       }
     });

@@ -10,7 +10,10 @@ constexpr JOCTET kMarker = 0xFF;
 
 void nothing(j_decompress_ptr) {}
 void no_output(j_common_ptr) {}
-void no_message(j_common_ptr, int) {}
+// Damage that libjpeg fills with gray goes to the other decoder, which says what it thinks of it.
+void count_warning(j_common_ptr info, int level) {
+  if (level < 0) ++info->err->num_warnings;
+}
 
 bool is_start_of_frame(int marker) { return marker == 0xC0 || marker == 0xC1 || marker == 0xC2; }
 
@@ -56,7 +59,7 @@ JpegReader::JpegReader() {
   info_.err = jpeg_std_error(&errors_);
   info_.client_data = this;
   errors_.error_exit = fail;  // the default one ends the process
-  errors_.emit_message = no_message;
+  errors_.emit_message = count_warning;
   errors_.output_message = no_output;
   source_.init_source = nothing;
   source_.term_source = nothing;
@@ -82,6 +85,7 @@ bool JpegReader::begin(const std::uint8_t* data, std::size_t length, Box region,
   // Made anew for every image: one that lacks its tables would take those of the image before.
   open_ = true;
   jpeg_create_decompress(&info_);
+  errors_.num_warnings = 0;
   info_.src = &source_;
   jpeg_read_header(&info_, TRUE);
   const Size size{static_cast<int>(info_.image_height), static_cast<int>(info_.image_width)};
@@ -116,7 +120,7 @@ bool JpegReader::read(std::uint8_t* rows, std::size_t stride, int count) {
     if (got == 0) return false;
     done += got;
   }
-  return true;
+  return errors_.num_warnings == 0;
 }
 
 void JpegReader::end() {

@@ -10,7 +10,7 @@ _POINTER = ctypes.c_void_p
 _I32, _I64 = ctypes.c_int32, ctypes.c_int64
 _REASON = (
     "the native decoder was not built: install g++ and libjpeg-turbo's headers (Debian: libjpeg-dev), then twistnet "
-    "again"
+    "again, with pip install -v where it fails"
 )
 
 
@@ -52,6 +52,8 @@ def _declare(opened: ctypes.CDLL) -> None:
     opened.twistnet_open.restype = _POINTER
     opened.twistnet_close.argtypes = [_POINTER]
     opened.twistnet_close.restype = None
+    opened.twistnet_copy.argtypes = [_POINTER, ctypes.c_uint64, _POINTER]
+    opened.twistnet_copy.restype = _I32
     opened.twistnet_sizes.argtypes = [_I64, _POINTER, _POINTER, _POINTER]
     opened.twistnet_sizes.restype = None
     opened.twistnet_decode.argtypes = [_POINTER, _I64, *[_POINTER] * 6, _I32, _I32, _I32, _POINTER, _POINTER]

@@ -14,17 +14,15 @@ namespace twistnet {
 class Pool {
  public:
   explicit Pool(int threads) {
-    for (int number = 0; number < threads; ++number) threads_.emplace_back([this, number] { run(number); });
+    try {
+      for (int number = 0; number < threads; ++number) threads_.emplace_back([this, number] { run(number); });
+    } catch (...) {  // the system has no more of them: those that run must end before this does
+      end();
+      throw;
+    }
   }
 
-  ~Pool() {
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      ending_ = true;
-    }
-    work_.notify_all();
-    for (std::thread& thread : threads_) thread.join();
-  }
+  ~Pool() { end(); }
 
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
@@ -40,6 +38,15 @@ class Pool {
   }
 
  private:
+  void end() {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      ending_ = true;
+    }
+    work_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+  }
+
   struct Job {
     const std::function<void(int, std::int64_t)>* each;
     std::int64_t items, next, left;

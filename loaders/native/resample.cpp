@@ -11,7 +11,7 @@
 #endif
 
 // The same loop compiled for several processors, of which the running one chooses.
-#if defined(TWISTNET_X86) && defined(__linux__) && !defined(__clang__)
+#if defined(TWISTNET_X86) && defined(__GLIBC__) && !defined(__clang__) && __GNUC__ >= 12
 #define TWISTNET_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "arch=x86-64-v2", "default")))
 #else
 #define TWISTNET_CLONES
