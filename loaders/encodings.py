@@ -46,6 +46,29 @@ class Encodings(Sequence[Encoded]):
         return self._get(places) if isinstance(places, int) else [self._get(each) for each in places]
 
 
+class Chosen(Sequence[Encoded]):
+    """Some of a batch's images, each fetched when it is asked for: that may fail, as for a file that was cut.
+
+    Args:
+        images: the batch.
+        places: which of them.
+    """
+
+    def __init__(self, images: Sequence[Encoded], places: Sequence[int]) -> None:
+        self._images, self._places = images, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, place: int) -> Encoded: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Encoded]: ...
+    def __getitem__(self, place: int | slice) -> Encoded | Sequence[Encoded]:
+        places = self._places[place]
+        return self._images[places] if isinstance(places, int) else Chosen(self._images, places)
+
+
 def check_request(
     data: Sequence[Encoded],
     boxes: npt.NDArray[np.int64],

@@ -15,7 +15,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.util
-import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +25,8 @@ from loaders.encodings import Encoded, Encodings, check_request, of_images
 from loaders.errors import InputError
 from loaders.headers import GONE, image_sizes
 from loaders.native import library as native
-from loaders.reference import ReferenceDecoder, decoded
+from loaders.native.handle import Handle
+from loaders.reference import ReferenceDecoder, decoded, reason_of
 from loaders.types import Failures
 
 _Pixels = npt.NDArray[np.uint8]
@@ -68,16 +68,12 @@ class FfcvDecoder:
         found = _library()
         self._functions = (ctypes.cast(found.imdecode, ctypes.c_void_p), ctypes.cast(found.resize, ctypes.c_void_p))
         self._library = native.library()
-        self._handle = self._library.twistnet_ffcv_open(num_threads)
-        if not self._handle:
-            raise InputError(f"{num_threads} threads cannot be started: lower --workers.")
-        self._finalizer = weakref.finalize(self, self._library.twistnet_ffcv_close, self._handle)
+        self._handle = Handle(self._library.twistnet_ffcv_open, self._library.twistnet_ffcv_close, num_threads)
         self._reference = ReferenceDecoder(interpolation)
 
     def close(self) -> None:
         """Ends the threads. The decoder cannot be used afterwards."""
-        self._handle = None
-        self._finalizer()
+        self._handle.close()
         self._reference.close()
 
     def sizes(self, data: Sequence[Encoded]) -> tuple[_Ints, Failures]:
@@ -94,20 +90,18 @@ class FfcvDecoder:
         counts = np.ones(len(data), dtype=np.int64) if counts is None else np.ascontiguousarray(counts, dtype=np.int64)
         boxes, mirrored = np.ascontiguousarray(boxes, dtype=np.int64), np.ascontiguousarray(flips, dtype=np.uint8)
         check_request(data, boxes, mirrored, out, counts)
-        if not self._handle:
-            raise ValueError("this decoder was closed")
         images = of_images(data)
         sizes, _ = self.sizes(data)
         done = self._call(images, sizes, boxes, mirrored, out, counts)
-        failures = dict.fromkeys(np.flatnonzero(done == 2).tolist(), GONE)
+        failures = dict.fromkeys(np.flatnonzero(done == native.IS_GONE).tolist(), GONE)
         firsts = np.cumsum(counts) - counts
-        for place in np.flatnonzero(done == 0).tolist():
+        for place in np.flatnonzero(done == native.IS_FOR_ANOTHER).tolist():
             chosen = slice(firsts[place], firsts[place] + counts[place])
             try:
                 whole = _pixels(data[place], *sizes[place].tolist())
             # Pillow's plug-ins raise nearly anything on hostile bytes.
             except Exception as error:
-                failures[place] = f"{error}" or type(error).__name__
+                failures[place] = reason_of(error)
                 continue
             one = slice(place, place + 1)
             if not self._call(
@@ -122,7 +116,7 @@ class FfcvDecoder:
         done = np.zeros(len(images), dtype=np.uint8)
         arrays = (images.addresses, images.lengths, images.shapes, sizes, counts, boxes, flips)
         self._library.twistnet_ffcv_decode(
-            self._handle,
+            self._handle.address,
             *self._functions,
             len(images),
             *(array.ctypes.data for array in arrays),

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from loaders.encodings import Encoded
-from loaders.errors import InputError
+from loaders.errors import InputError, SampleError
 from loaders.types import Failures
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit, a quarter of a gibibyte as RGB
@@ -56,12 +56,12 @@ class ReferenceDecoder:
     def sizes(self, data: Sequence[Encoded]) -> tuple[npt.NDArray[np.int64], Failures]:
         sizes = np.ones((len(data), 2), dtype=np.int64)
         failures = {}
-        for index, encoded in enumerate(data):
+        for index in range(len(data)):
             try:
-                sizes[index] = _size(encoded)
+                sizes[index] = _size(data[index])
             # Pillow's plug-ins raise nearly anything on hostile bytes: struct.error, SyntaxError, OSError, ...
             except Exception as error:
-                failures[index] = _reason(error)
+                failures[index] = reason_of(error)
         return sizes, failures
 
     def decode(
@@ -87,7 +87,7 @@ class ReferenceDecoder:
                         pixels = self._resize(crop, width, height)
                         out[place] = pixels[:, ::-1] if flips[place] else pixels
                 except Exception as error:  # as above
-                    failures[index] = _reason(error)
+                    failures[index] = reason_of(error)
             return failures
 
         if len(data) <= _AT_ONCE:
@@ -148,7 +148,10 @@ def _open(encoded: bytes | memoryview) -> Image.Image:
     return image
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """What is said of a sample in whose decoding this was raised."""
+    if isinstance(error, SampleError):
+        return error.reason
     if isinstance(error, UnidentifiedImageError):
         return "its content is no image that Pillow knows"
     return f"{error}" or type(error).__name__

@@ -60,9 +60,10 @@ class ShardStore:
         check_sample(sample, len(self))
         start, length, _, shard, *_ = self._rows[sample].item()
         try:
-            return self._files[shard].read(start, start + length)
+            data: memoryview = self._files[shard].read(start, start + length)
         except (OSError, ValueError) as error:
             raise SampleError(self.key(sample), str(error)) from error
+        return data
 
     def locate(self, samples: npt.NDArray[np.int64]) -> Encodings:
         """Where the images are, in the shards' maps."""

@@ -84,10 +84,23 @@ def test_a_real_set_leaves_this_process(raw_beton: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("loaders.paging._MAPPED_BYTES", 0)
     released: list[int] = []
     release = MappedFile.release
-    monkeypatch.setattr(MappedFile, "release", lambda file: (release(file), released.append(resident(file.path))))
-    epoch_of(opened(raw_beton))
-    assert released
-    assert min(released) == 0
+
+    def counted(file: MappedFile) -> None:
+        before = resident(file.path)
+        release(file)
+        released.append(before)
+
+    monkeypatch.setattr(MappedFile, "release", counted)
+    epoch_of(opened(raw_beton, look_ahead=1))
+    assert max(released) > 0
+    store = open_store(raw_beton, "train")
+    located = store.locate(np.arange(51))
+    assert located is not None
+    for address, length in zip(located.addresses.tolist(), located.lengths.tolist(), strict=True):
+        ctypes.string_at(address, length)
+    held = resident(raw_beton)
+    store.release()
+    assert resident(raw_beton) < held
 
 
 def test_a_larger_one_is_hinted_always_and_given_back_after_use() -> None:

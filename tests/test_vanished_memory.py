@@ -14,11 +14,21 @@ from converted_sets import copy_of
 from test_bad_samples import epoch_of, opened
 from test_decoders import needed
 
+from loaders import open_store
 from loaders.choosing import make_decoder
+from loaders.crops import CropPolicy
 
 pytest_plugins = ("converted_sets",)
 
 CUT = 20_000  # bytes that are left of a shard
+KILLED = """
+import os, signal, time
+from loaders.native.decoder import NativeDecoder
+
+decoder = NativeDecoder("bilinear", 2)
+os.kill(os.getpid(), signal.SIGBUS)
+time.sleep(5)
+"""
 BEYOND = """
 import os, sys
 import numpy as np
@@ -35,19 +45,35 @@ print(int(mapped[4096]))
 """
 
 
+@pytest.mark.parametrize(
+    ("decoder", "verify"), [("native", False), ("native", True), ("ffcv", False), ("reference", False)]
+)
+@pytest.mark.parametrize("cut", ["in an image", "before an image", "in its first bytes"])
 def test_a_cut_that_nobody_has_noticed_yet_fails_its_samples_only(
-    shards_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shards_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: str, decoder: str, verify: bool
 ) -> None:
+    """Wherever it is: of the page that is cut the system leaves zeros, and nothing of the pages behind it."""
+    needed(decoder)
     monkeypatch.setattr("loaders.mapped.MappedFile.available", lambda file: file.size)
     copy = copy_of(shards_set, tmp_path / "copy")
-    whole = epoch_of(opened(copy))
-    loader = opened(copy, max_bad=0.5)
+    shard = copy / "train-000001.tar"
+    store = open_store(copy, "train")
+    starts = [store.offset(sample) for sample in range(51) if store.key(sample).startswith(shard.name)]  # type: ignore[attr-defined]
+    size = {"in an image": CUT, "before an image": -10, "in its first bytes": 30}[cut]
+    if cut != "in an image":
+        size += next(start for start in starts if 500 < start % 4096 < 3500)
+    options = {"decoder": decoder, "crops": CropPolicy(interpolation="area" if decoder == "ffcv" else "bilinear")}
+    whole = epoch_of(opened(copy, **options))
+    loader = opened(copy, max_bad=0.5, verify=verify, **options)
     next(loader.epoch(0))  # maps the shards, and leaves batches under way
-    os.truncate(copy / "train-000001.tar", CUT)
+    os.truncate(shard, size)
     found = epoch_of(loader)
     assert loader.bad
     assert all("train-000001.tar" in key for key in loader.bad)
-    assert all("was cut meanwhile" in reason or "truncated" in reason for reason in loader.bad.values())
+    reasons = list(loader.bad.values())
+    assert sum("was cut meanwhile" in reason for reason in reasons) >= len(reasons) - 2, (
+        "but for those in the last page"
+    )
     same = 0
     for one, other in zip(found, whole, strict=True):
         for place in np.flatnonzero(one.valid.numpy()):
@@ -87,6 +113,12 @@ def test_every_image_after_the_cut_is_gone_and_none_before(
         assert not decoder.sizes(data)[1], "the sizes of raw pixels are known"
     else:
         assert set(decoder.sizes(data)[1]) == {2, 3}
+
+
+def test_a_signal_that_is_no_access_is_not_taken_for_one(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(KILLED)
+    assert subprocess.run([sys.executable, script], timeout=120).returncode == -signal.SIGBUS
 
 
 @pytest.mark.parametrize("before", ["", "import faulthandler; faulthandler.enable()"])

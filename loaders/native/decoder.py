@@ -9,16 +9,16 @@ goes to the reference decoder, which decodes it or says what is wrong with it.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from loaders.encodings import Encoded, check_request, of_images
+from loaders.encodings import Chosen, Encoded, check_request, of_images
 from loaders.errors import InputError
 from loaders.headers import GONE, image_sizes
-from loaders.native.library import library, why_missing
+from loaders.native.handle import Handle
+from loaders.native.library import IS_FOR_ANOTHER, IS_GONE, library, why_missing
 from loaders.reference import ReferenceDecoder
 from loaders.types import Failures
 
@@ -54,17 +54,14 @@ class NativeDecoder:
         if missing:
             raise InputError(f"{missing}.")
         self._library = library()
-        self._handle = self._library.twistnet_open(num_threads)
-        if not self._handle:
-            raise InputError(f"{num_threads} threads cannot be started: lower --workers.")
-        self._finalizer = weakref.finalize(self, self._library.twistnet_close, self._handle)
+        self._handle = Handle(self._library.twistnet_open, self._library.twistnet_close, num_threads)
         self._filter = _FILTERS[interpolation]
         self._reference = ReferenceDecoder(interpolation)
 
     def close(self) -> None:
         """Ends the threads. The decoder cannot be used afterwards."""
-        self._handle = None
-        self._finalizer()
+        self._handle.close()
+        self._reference.close()
 
     def sizes(self, data: Sequence[Encoded]) -> tuple[_Ints, Failures]:
         return image_sizes(data, self._reference)
@@ -81,12 +78,10 @@ class NativeDecoder:
         counts = np.ones(len(data), dtype=np.int64) if counts is None else np.ascontiguousarray(counts, dtype=np.int64)
         boxes, mirrored = np.ascontiguousarray(boxes, dtype=np.int64), np.ascontiguousarray(flips, dtype=np.uint8)
         check_request(data, boxes, mirrored, out, counts)
-        if not self._handle:
-            raise ValueError("this decoder was closed")
         done = np.zeros(len(data), dtype=np.uint8)
         arrays = (images.addresses, images.lengths, images.shapes, counts, boxes, mirrored)
         self._library.twistnet_decode(
-            self._handle,
+            self._handle.address,
             len(data),
             *(array.ctypes.data for array in arrays),
             self._filter,
@@ -94,9 +89,9 @@ class NativeDecoder:
             out.ctypes.data,
             done.ctypes.data,
         )
-        failures = dict.fromkeys(np.flatnonzero(done == 2).tolist(), GONE)
+        failures = dict.fromkeys(np.flatnonzero(done == IS_GONE).tolist(), GONE)
         if not done.all():
-            failures |= self._by_reference(data, boxes, flips, out, counts, np.flatnonzero(done == 0))
+            failures |= self._by_reference(data, boxes, flips, out, counts, np.flatnonzero(done == IS_FOR_ANOTHER))
         return failures
 
     def _by_reference(
@@ -113,7 +108,9 @@ class NativeDecoder:
         failures: dict[int, str] = {}
         for place in others.tolist():
             chosen = slice(firsts[place], firsts[place] + counts[place])
-            failed = self._reference.decode([data[place]], boxes[chosen], flips[chosen], out[chosen], counts[[place]])
+            failed = self._reference.decode(
+                Chosen(data, [place]), boxes[chosen], flips[chosen], out[chosen], counts[[place]]
+            )
             if failed:
                 failures[place] = failed[0]
         return failures

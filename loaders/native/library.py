@@ -6,6 +6,7 @@ import ctypes
 import functools
 from pathlib import Path
 
+IS_FOR_ANOTHER, IS_DONE, IS_GONE = 0, 1, 2  # as batch.h has them
 _POINTER = ctypes.c_void_p
 _I32, _I64 = ctypes.c_int32, ctypes.c_int64
 _REASON = (
