@@ -55,7 +55,11 @@ SYSTEMS: Mapping[str, Mapping[str, System]] = {
         "DALI on the CPU": System(name="dali_loader"),
         "torchvision v2 uint8": System(name="torchvision_loader:uint8_batches"),
     },
-    "shards": {"native": NATIVE, "webdataset with torchvision v2 uint8": System(name="webdataset_loader")},
+    "shards": {
+        "native": NATIVE,
+        "DALI on the CPU": System(name="dali_loader:shard_batches"),
+        "webdataset with torchvision v2 uint8": System(name="webdataset_loader"),
+    },
     **{name: {"native": NATIVE, "ffcv": FFCV_PIXELS, "FFCV": FFCV} for name in BETONS},
 }
 

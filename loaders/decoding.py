@@ -18,7 +18,7 @@ import numpy.typing as npt
 from loaders import draws
 from loaders.crops import CropPolicy
 from loaders.encodings import Encoded
-from loaders.errors import InputError, SampleError
+from loaders.errors import SampleError
 from loaders.stages import StageClock
 from loaders.types import Decoder, Failures, Store
 
@@ -68,12 +68,9 @@ class BatchDecoding:
         decoder: makes the pixels.
         crops: which part of each is shown.
         bad: counts the samples that fail.
-        verify: whether every image is held to its checksum.
+        verify: whether every image is held to its checksum, which the store then must have.
         readers: threads that read where a store has no place in memory to name.
         clock: counts "read" and "decode".
-
-    Raises:
-        InputError: where checksums are asked for that the store does not have.
     """
 
     def __init__(
@@ -87,8 +84,6 @@ class BatchDecoding:
         readers: Executor,
         clock: StageClock,
     ) -> None:
-        if verify and not store.has_checksums:
-            raise InputError("this data set has no checksums to verify: convert it, or leave verify out.")
         self._store, self._decoder, self._crops, self._bad = store, decoder, crops, bad
         self._verify, self._readers, self._clock = verify, readers, clock
 

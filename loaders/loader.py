@@ -69,10 +69,6 @@ class Plan:
     form: str
     choice: str
 
-    def __post_init__(self) -> None:
-        if self.augment:
-            self.augment.check_batch_size(self.batch_size)
-
     @property
     def batch_size(self) -> int:
         """Samples of a batch on this rank."""

@@ -124,8 +124,12 @@ def open_loader(
     if not 0 <= max_bad <= 1:
         raise InputError(f"max_bad {max_bad} is impossible: take a share of the samples, 0 to 1.")
     crops = crops or CropPolicy()
+    if augment:
+        augment.check_batch_size(batch_size)
     chosen = choose_decoder(decoder, crops.interpolation)
     found, form = find_store(path, split, store)
+    if verify and not found.has_checksums:
+        raise InputError("this data set has no checksums to verify: convert it, or leave verify out.")
     order = Order(
         num_samples=len(found),
         global_batch=batch_size * world_size,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,36 @@ from nvidia.dali.plugin.pytorch import DALIGenericIterator, LastBatchPolicy
 
 def batches(path: Path, *, batch_size: int, size: int, workers: int) -> Iterator[Iterator[int]]:
     """One epoch over a tree after another, each as the number of images of its batches."""
+    return _batches(
+        lambda: fn.readers.file(file_root=str(path / "train"), random_shuffle=True, name="reader"),
+        batch_size,
+        size,
+        workers,
+    )
 
+
+def shard_batches(path: Path, *, batch_size: int, size: int, workers: int) -> Iterator[Iterator[int]]:
+    """The same over the shards of a converted set, with the index files beside them."""
+    shards = sorted(path.glob("train-*.tar"))
+    return _batches(
+        lambda: fn.readers.webdataset(
+            paths=[str(shard) for shard in shards],
+            index_paths=[str(shard.with_suffix(".idx")) for shard in shards],
+            ext=["jpg;jpeg;JPEG", "cls"],
+            missing_component_behavior="error",
+            random_shuffle=True,
+            name="reader",
+        ),
+        batch_size,
+        size,
+        workers,
+    )
+
+
+def _batches(read: Callable[[], Any], batch_size: int, size: int, workers: int) -> Iterator[Iterator[int]]:
     @pipeline_def(batch_size=batch_size, num_threads=workers, device_id=None)  # type: ignore[untyped-decorator]
     def pipeline() -> Any:
-        encoded, labels = fn.readers.file(file_root=str(path / "train"), random_shuffle=True, name="reader")
+        encoded, labels = read()
         images = fn.decoders.image_random_crop(
             encoded, device="cpu", output_type=types.RGB, random_area=[0.08, 1.0], random_aspect_ratio=[3 / 4, 4 / 3]
         )

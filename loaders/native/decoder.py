@@ -30,7 +30,7 @@ class NativeDecoder:
     """Equal to the reference decoder's pixels with Pillow 13, whose two passes older versions take in one order only.
 
     But for very large JPEGs: where every box of one has sides of at least eight times the output's, and of 1,024 px, it
-    is decoded at half of its size, which differs by about 0.2 levels in the mean, and by 8 at most.
+    is decoded at half of its size, which on photographs differs by about 0.2 levels in the mean, and by 8 at most.
 
     Its memory is the boxes' and that of some rows of each image that a thread is at; but the coefficients of a
     progressive JPEG, two bytes each, lie in memory whole.

@@ -1,10 +1,10 @@
 // The draws of loaders/philox.py and the boxes of loaders/draws.py, number for number: those are the definition, and what
 // runs where this was not built.
 
-#include "batch.h"
 #include <cmath>
 #include <cstdint>
 
+#include "batch.h"
 
 namespace {
 
@@ -87,7 +87,8 @@ TWISTNET_PUBLIC void twistnet_crops(std::int64_t n, const std::int64_t* ids, std
     for (std::int64_t number = 0; number < tries && !fits; ++number) {
       std::uint32_t words[4];
       draw({seed, epoch, purpose}, ids[sample], number, words);
-      const double area = static_cast<double>(sizes[0] * sizes[1]) * (ranges.scale + ranges.scale_width * uniform(words[0]));
+      const double share = ranges.scale + ranges.scale_width * uniform(words[0]);
+      const double area = static_cast<double>(sizes[0] * sizes[1]) * share;
       const double aspect = std::exp(ranges.log_ratio + ranges.log_ratio_width * uniform(words[1]));
       const std::int64_t box_w = static_cast<std::int64_t>(std::nearbyint(std::sqrt(area * aspect)));
       const std::int64_t box_h = static_cast<std::int64_t>(std::nearbyint(std::sqrt(area / aspect)));

@@ -101,8 +101,8 @@ bool JpegReader::begin(const std::uint8_t* data, std::size_t length, Box region,
   jpeg_start_decompress(&info_);
   region = region.reduced(reduction);
   JDIMENSION left = static_cast<JDIMENSION>(std::max(region.left - kMargin, 0));
-  JDIMENSION width = static_cast<JDIMENSION>(std::min(region.left + region.width + kMargin, static_cast<int>(info_.output_width))) -
-                     left;
+  const int right = std::min(region.left + region.width + kMargin, static_cast<int>(info_.output_width));
+  JDIMENSION width = static_cast<JDIMENSION>(right) - left;
   if (width < info_.output_width) jpeg_crop_scanline(&info_, &left, &width);
   left_ = static_cast<int>(left);
   width_ = static_cast<int>(width);

@@ -87,7 +87,8 @@ __attribute__((target("avx2"))) void rows_by_avx2(const std::uint8_t* pixels_of_
     const std::int16_t* weights = taps.pairs(output);
     __m256i upper_top = _mm256_setzero_si256(), upper_bottom = upper_top;
     __m256i lower_top = _mm256_set1_epi32(kHalf), lower_bottom = lower_top;
-    for (int tap = 0, num_taps = taps.count(output); tap < num_taps; tap += 2, top += 2 * kBytes, bottom += 2 * kBytes, weights += 4) {
+    const int num_taps = taps.count(output);
+    for (int tap = 0; tap < num_taps; tap += 2, top += 2 * kBytes, bottom += 2 * kBytes, weights += 4) {
       int upper_pair, lower_pair;
       std::memcpy(&upper_pair, weights, 4);
       std::memcpy(&lower_pair, weights + 2, 4);
