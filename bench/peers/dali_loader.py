@@ -23,19 +23,19 @@ def batches(path: Path, *, batch_size: int, size: int, workers: int) -> Iterator
 def shard_batches(path: Path, *, batch_size: int, size: int, workers: int) -> Iterator[Iterator[int]]:
     """The same over the shards of a converted set, with the index files beside them."""
     shards = sorted(path.glob("train-*.tar"))
-    return _batches(
-        lambda: fn.readers.webdataset(
+
+    def read() -> Any:
+        encoded, labels = fn.readers.webdataset(  # type: ignore[misc]  # annotated as returning None
             paths=[str(shard) for shard in shards],
             index_paths=[str(shard.with_suffix(".idx")) for shard in shards],
             ext=["jpg;jpeg;JPEG", "cls"],
             missing_component_behavior="error",
             random_shuffle=True,
             name="reader",
-        ),
-        batch_size,
-        size,
-        workers,
-    )
+        )
+        return encoded, fn.pad(labels)  # digits, more of them for some classes
+
+    return _batches(read, batch_size, size, workers)
 
 
 def _batches(read: Callable[[], Any], batch_size: int, size: int, workers: int) -> Iterator[Iterator[int]]:
