@@ -31,7 +31,10 @@ def ours(path: Path, *, batch_size: int, size: int, workers: int, decoder: str =
 
 
 def memory_bytes() -> int:
-    """Largest resident memory of this process and its children, files that are mapped included."""
+    """Largest resident memory of this process and its children, files that are mapped included.
+
+    What processes share is counted for each of them.
+    """
     pids = [os.getpid()]
     for task in Path("/proc/self/task").iterdir():
         with contextlib.suppress(OSError):  # the thread has ended

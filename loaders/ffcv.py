@@ -4,10 +4,10 @@
     box           OpenCV's INTER_AREA, without antialiasing where the box is enlarged
     mirror        a copy
 
-Its two functions are called by threads of our own library. FFCV's Python side is not imported: neither its `Loader` nor
-Numba. Every return code is looked at: what FFCV's library
-fails at or warns of is decoded by the reference decoder, which delivers it or says what is wrong with it; the resize is
-FFCV's all the same. FFCV itself takes no notice and delivers another image's pixels.
+Its two functions are called by threads of our own library, each of which keeps the memory of the largest image that it
+has met. FFCV's Python side is not imported: neither its `Loader` nor Numba. Every return code is looked at: what FFCV's
+library fails at or warns of is decoded by the reference decoder, which delivers it or says what is wrong with it; the
+resize is FFCV's all the same. FFCV itself takes no notice and delivers another image's pixels.
 """
 
 from __future__ import annotations

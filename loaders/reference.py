@@ -1,9 +1,8 @@
 """The `reference` decoder: the definition of right, which every faster decoder is held to.
 
 Pillow decodes (libjpeg-turbo for JPEG), and Pillow's antialiased resize follows the crop; for "area", which is FFCV's
-resize, it is OpenCV's INTER_AREA. torch's uint8 antialiased
-resize is not the same on every processor: its vectorised paths may differ by a level and, for bicubic, by more. EXIF
-orientation is ignored, as ImageNet training does.
+resize, it is OpenCV's INTER_AREA. torch's uint8 antialiased resize is not the same on every processor: its vectorised
+paths may differ by a level and, for bicubic, by more. EXIF orientation is ignored, as ImageNet training does.
 """
 
 from __future__ import annotations

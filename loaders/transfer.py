@@ -34,13 +34,9 @@ class HostBuffers:
     def take(self, size: int) -> Tensor:
         """A buffer of that size that nobody reads or writes; those of other sizes that are free are given up."""
         shape = (self._batch_size, size, size, 3)
-        while self._free:
-            buffer, uploaded = self._free.popleft()
-            if buffer.shape == shape:
-                uploaded.synchronize()
-                return buffer
         if self._pinned:
-            return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+            buffer = self._given_back(shape)
+            return torch.empty(shape, dtype=torch.uint8, pin_memory=True) if buffer is None else buffer
         with self._lock:
             self._arrays = [array for array in self._arrays if array.shape == shape]
             for place in range(len(self._arrays)):
@@ -54,7 +50,18 @@ class HostBuffers:
 
     def give_back(self, buffer: Tensor, uploaded: torch.cuda.Event) -> None:
         """Returns a pinned buffer whose upload ends at the event."""
-        self._free.append((buffer, uploaded))
+        with self._lock:
+            self._free.append((buffer, uploaded))
+
+    def _given_back(self, shape: tuple[int, ...]) -> Tensor | None:
+        with self._lock:
+            while self._free and self._free[0][0].shape != shape:
+                self._free.popleft()
+            if not self._free:
+                return None
+            buffer, uploaded = self._free.popleft()
+        uploaded.synchronize()
+        return buffer
 
 
 class Handover:
