@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from bench.loaders import make_set
+from bench.options import check_positive
 from bench.rows import append_rates
 from bench.timing import Rate
 from convert.photographs import make_demo_sets
@@ -43,6 +44,7 @@ def bookkeeping(*, rounds: int = 5, batch_size: int = 256, per_class: int = 300,
         per_class: images of each of the demo's classes.
         epochs: of one round.
     """
+    check_positive(rounds=rounds, batch_size=batch_size, per_class=per_class, epochs=epochs)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         tree = make_demo_sets(Path(folder) / "demo", train_per_class=per_class).photographs
@@ -80,5 +82,5 @@ def bookkeeping(*, rounds: int = 5, batch_size: int = 256, per_class: int = 300,
 def _images_per_core_second(loader: BatchLoader, epochs: range) -> float:
     begun, images = time.process_time(), 0
     for epoch in epochs:
-        images += sum(len(batch.images) for batch in loader.epoch(epoch))
+        images += sum(int(batch.valid.sum()) for batch in loader.epoch(epoch))
     return images / (time.process_time() - begun)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from bench.options import check_positive
 from bench.peers.ffcv_writer import write_with_ffcv
 from bench.peers.tar_copy import copy_to_tars
 from bench.rows import append_rates
@@ -37,6 +38,7 @@ def conversion(*, rounds: int = 3, per_class: int = 300, links: int = 16, worker
         links: names that each image has, at least 4, so that a round takes a while; a quarter where it is encoded anew.
         workers: processes; the usable cores unless given.
     """
+    check_positive(rounds=rounds, per_class=per_class, workers=workers)
     if links < 4:
         raise InputError(f"--links {links} is too small: take at least 4.")
     workers = usable_cores() if workers is None else workers

@@ -14,6 +14,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from bench.options import check_positive
 from bench.rows import append_rates
 from bench.timing import Rate, measure
 from convert.photographs import make_demo_sets
@@ -36,6 +37,7 @@ def gpu(*, batch_size: int = 256, size: int = 224, rounds: int = 5, seconds: flo
         rounds: interleaved rounds of a measurement.
         seconds: of one thing in one round.
     """
+    check_positive(batch_size=batch_size, size=size, rounds=rounds, seconds=seconds)
     if not torch.cuda.is_available():
         raise InputError("this machine has no CUDA card: run python -m bench gpu where there is one.")
     recipe = named("guide").with_changes(size=size, batch_size=batch_size, amp=True)

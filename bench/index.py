@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bench.options import check_positive
 from bench.peers.ffcv_writer import write_pixels_with_ffcv
 from bench.rows import append_rates
 from bench.timing import Rate, measure
-from loaders import InputError, open_store
+from loaders import open_store
 from loaders.beton import ALLOCATION, FIELD, HEADER, IMAGE, LABEL
 from loaders.manifest import FORMAT, INDEX_DTYPE, NAME, FileEntry
 
@@ -30,8 +31,7 @@ def index(*, rounds: int = 5, samples: int = 1_300_000) -> None:
         rounds: interleaved rounds.
         samples: in each set.
     """
-    if samples < 1:
-        raise InputError(f"--samples {samples} is too small: take at least 1.")
+    check_positive(rounds=rounds, samples=samples)
     with tempfile.TemporaryDirectory() as folder:
         rates = index_rates(Path(folder), samples, rounds)
     path = append_rates("index", rates, {"samples": samples}, CPU)

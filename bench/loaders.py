@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from bench.limits import memory_group
+from bench.options import check_positive
 from bench.peers.ffcv_writer import write_with_ffcv
 from bench.rows import append_rates
 from bench.timing import measure
@@ -91,6 +92,13 @@ def loaders(
         sets: which of the forms; all unless given.
         memory: GiB that a process and the cache of its files may take; without a limit unless given.
     """
+    check_positive(
+        batch_size=batch_size, size=size, rounds=rounds, seconds=seconds, per_class=per_class, workers=workers
+    )
+    if data_dir and not (data_dir / "train").is_dir():
+        raise InputError(f"{data_dir} has no folder train/: name a tree of images, or leave --data_dir out.")
+    if memory < 0:
+        raise InputError(f"--memory {memory} is impossible: take gibibytes, or 0 for all.")
     unknown = [name for name in sets if name not in SYSTEMS]
     if unknown:
         raise InputError(f"set {unknown[0]!r} is unknown: choose from {', '.join(SYSTEMS)}.")

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from bench.loaders import make_set
+from bench.options import check_positive
 from bench.rows import append_rates
 from bench.timing import measure
 from convert.photographs import make_demo_sets
@@ -37,6 +38,7 @@ def stages(*, rounds: int = 5, images: int = 512, size: int = 224, per_class: in
         size: side of the output in pixels.
         per_class: images of each of the demo's classes.
     """
+    check_positive(rounds=rounds, images=images, size=size, per_class=per_class)
     decoder = NativeDecoder()
     with tempfile.TemporaryDirectory() as folder:
         tree = make_demo_sets(Path(folder) / "demo", train_per_class=per_class).photographs

@@ -18,11 +18,13 @@ from bench import limits as bench_limits
 from bench import loaders as bench_loaders
 from bench import rows
 from bench import stages as bench_stages
+from bench.__main__ import COMMANDS
 from bench.timing import Rate, measure
 from loaders import InputError, open_store
 from loaders.augment import Augment
 from loaders.native.library import why_missing
 from twistnet import environment
+from twistnet.cli import run
 from twistnet.recipe import named
 
 CPU = torch.device("cpu")
@@ -156,6 +158,28 @@ def test_without_a_card_it_says_so() -> None:
     found = subprocess.run([sys.executable, "-m", "bench", "gpu"], capture_output=True, text=True)
     assert found.returncode == 1
     assert found.stderr == "error: this machine has no CUDA card: run python -m bench gpu where there is one.\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["stages", "--rounds=0"], "--rounds 0 is too small: take at least 1"),
+        (["stages", "--size=-1"], "--size -1 is too small"),
+        (["bookkeeping", "--epochs=0"], "--epochs 0 is too small"),
+        (["loaders", "--batch_size=0"], "--batch_size 0 is too small"),
+        (["loaders", "--seconds=-1"], "--seconds -1.0 is too small: take more than 0"),
+        (["loaders", "--memory=-1"], "--memory -1.0 is impossible"),
+        (["loaders", "--data_dir=nowhere"], "nowhere has no folder train/"),
+        (["gpu", "--rounds=0"], "--rounds 0 is too small"),
+        (["index", "--samples=0"], "--samples 0 is too small"),
+        (["conversion", "--rounds=0"], "--rounds 0 is too small"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(
+    command: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(command, COMMANDS, "python -m bench") == 1
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.gpu
