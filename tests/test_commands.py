@@ -24,6 +24,24 @@ def resume(tree: Path, *flags: str) -> int:
     return call("pretrain", f"--data_dir={tree}", "--device=cpu", *flags)
 
 
+def test_a_resumed_run_keeps_its_decoder_and_says_what_another_one_changes(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    checkpoint = "--resume=checkpoints/latest.pt"
+    assert pretrain(tree, "--interpolation=area", "--decoder=reference") == 0
+    capsys.readouterr()
+    assert resume(tree, checkpoint) == 0
+    kept = capsys.readouterr().out
+    assert "decoder reference, " in kept
+    assert "other pixels" not in kept
+    assert resume(tree, checkpoint, "--decoder=ffcv") == 0
+    assert "Decoded by reference so far: ffcv makes other pixels" in capsys.readouterr().out
+    assert pretrain(tree, "--decoder=reference", "--checkpoint_dir=second") == 0
+    assert resume(tree, "--resume=second/latest.pt", "--decoder=native") == 0
+    assert "other pixels" not in capsys.readouterr().out, "these two make the same"
+
+
 def test_pretraining_publishes_its_weights_and_keeps_those_of_before(
     tree: Path, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

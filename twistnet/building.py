@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,11 +15,21 @@ import loaders
 from loaders import InputError, Loader
 from loaders.augment import Augment
 from loaders.errors import one_line
+from loaders.native.library import why_missing
 from twistnet.arguments import did_you_mean
 from twistnet.distributed import World
 from twistnet.job import Job
 from twistnet.precision import Precision
 from twistnet.recipe import Recipe
+
+
+def resumed_job(job: Job, checkpoint: Mapping[str, Any]) -> Job:
+    """The job with the checkpoint's store and decoder where it leaves them open: others may give other pixels."""
+    store = checkpoint.get("store", "auto") if job.store == "auto" else job.store
+    decoder = checkpoint.get("decoder", "auto") if job.decoder == "auto" else job.decoder
+    if decoder == "native" and why_missing():
+        decoder = "auto"  # which then takes the one with the same pixels
+    return dataclasses.replace(job, store=store, decoder=decoder)
 
 
 def open_split(job: Job, split: str, recipe: Recipe, world: World, *, train: bool) -> Loader:

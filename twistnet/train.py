@@ -21,11 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from loaders import Batch, InputError
+from loaders.choosing import same_pixels
 from loaders.errors import one_line
 from loaders.philox import Purpose, bits
 from twistnet import environment, signals
 from twistnet.buffers import average_buffers, gather_buffers, set_buffers
-from twistnet.building import explained, make_model, open_split
+from twistnet.building import explained, make_model, open_split, resumed_job
 from twistnet.curves import draw_curves
 from twistnet.distributed import World
 from twistnet.evaluate import Score, evaluate
@@ -85,9 +86,8 @@ class _Run:
         self.folder = RunFolder(job.run_dir)
         if checkpoint is None:
             self.folder.refuse_to_overwrite()
-        # The store may give other pixels than another one of the same set: a resumed run keeps to its own.
-        if checkpoint is not None and job.store == "auto":
-            job = self.job = dataclasses.replace(job, store=checkpoint.get("store", "auto"))
+        if checkpoint is not None:
+            job = self.job = resumed_job(job, checkpoint)
         self.train_loader = open_split(job, job.train_split, recipe, world, train=True)
         self.val_loader = open_split(job, job.val_split, recipe, world, train=False)
         self.precision = Precision.choose(world.device, recipe.amp)
@@ -100,6 +100,7 @@ class _Run:
         self.epoch = self.step_in_epoch = 0
         self.best_top1, self.best_epoch = -1.0, 0
         self.bad_told = 0
+        self.decoded_by = checkpoint.get("decoder") if checkpoint else None
         self.meter = Meter(world, self.train_loader)
         if checkpoint is not None:
             self._restore(checkpoint)
@@ -122,11 +123,16 @@ class _Run:
         progress = Progress(total=self.recipe.epochs * images, done=done, shown=self.world.is_main)
         progress.say(
             f"Training {self.recipe.model} on {images:,} images of {len(self.train_loader.classes)} classes: "
-            f"{self.recipe.epochs} epochs of {self.steps_per_epoch} steps, total batch "
+            f"{_counted(self.recipe.epochs, 'epoch')} of {_counted(self.steps_per_epoch, 'step')}, total batch "
             f"{self.recipe.total_batch(self.world.world_size)} on {self.world.world_size} x {self.world.device.type}, "
             f"lr {self.recipe.peak_lr(self.world.world_size):g}, from step {self.step}; {self.folder.path}"
         )
         progress.say(f"Reading {self.job.data_dir}: {self.train_loader.choice}")
+        if self.decoded_by and not same_pixels(self.decoded_by, self.train_loader.decoder, self.recipe.interpolation):
+            progress.say(
+                f"[Warning] Decoded by {self.decoded_by} so far: {self.train_loader.decoder} makes other pixels of the "
+                "same images from here on."
+            )
         try:
             with signals.noted() as self.stopping:
                 while self.epoch < self.recipe.epochs:
@@ -227,9 +233,9 @@ class _Run:
 
     def _tell_of_bad_images(self, progress: Progress) -> None:
         """Each rank of its own, which no other one has seen; new ones only."""
-        bad = self.train_loader.bad
-        for key in list(bad)[self.bad_told :][:BAD_SHOWN]:
-            progress.say(f"[Warning] {key} cannot be decoded ({bad[key]}): replaced; {len(bad)} so far.")
+        bad = list(self.train_loader.bad.items())
+        for number, (key, reason) in list(enumerate(bad, 1))[self.bad_told :][:BAD_SHOWN]:
+            progress.say(f"[Warning] {key} cannot be decoded ({reason}): replaced; {number} so far.")
         self.bad_told = len(bad)
 
     def _log_epoch(self, score: Score, progress: Progress) -> None:
@@ -242,7 +248,8 @@ class _Run:
             return
         row = {"kind": "epoch", "step": self.step, "epoch": self.epoch, "lr": self._lr(self.step - 1)}
         validation = {"val_loss": score.loss, "val_top1": score.top1, "val_top5": score.top5}
-        self.folder.append(row | measured | validation | {"val_samples": score.samples, "stages": stages})
+        loading = {"stages": stages} | ({"shares": shares} if (shares := self.train_loader.shares()) else {})
+        self.folder.append(row | measured | validation | {"val_samples": score.samples} | loading)
         progress.say(
             f"Epoch {self.epoch}: val_acc {score.top1:.2%}, top-5 {score.top5:.2%}, loss {measured['loss']:.3f}, "
             f"{measured['images_per_s']:.0f} img/s, {measured['wait_s'] / measured['seconds']:.0%} waiting for data"
@@ -313,6 +320,7 @@ class _Run:
             "recipe": self.recipe.to_dict(),
             "data": self._data(),
             "store": self.train_loader.store,
+            "decoder": self.train_loader.decoder,
         }
 
     def _data(self) -> dict[str, Any]:
@@ -369,3 +377,7 @@ class _Run:
         # In the log as well, which keeps that of every start.
         now = datetime.datetime.now(datetime.timezone.utc).isoformat()
         self.folder.append({"kind": "start", "step": self.step, "epoch": self.epoch + 1, "time": now, "env": env})
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
