@@ -134,6 +134,11 @@ class BetonStore:
         """Nothing to compare with: FFCV's format has no checksums."""
         check_sample(sample, len(self))
 
+    @property
+    def largest(self) -> tuple[int, int]:
+        """Height and width in pixels that no image exceeds."""
+        return int(self._images["height"].max(initial=0)), int(self._images["width"].max(initial=0))
+
     @functools.cached_property
     def num_bytes(self) -> int:
         """Bytes of the images."""
@@ -165,7 +170,7 @@ class BetonStore:
         start = self.offset(sample)
         try:
             return self._file.read(start, start + int(self._lengths[sample]))
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise SampleError(self.key(sample), str(error)) from error
 
     def _was_cut(self, sample: int) -> SampleError:

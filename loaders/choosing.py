@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from loaders import ffcv
 from loaders.beton import ConvertedBetonStore
 from loaders.cores import usable_memory
+from loaders.dali import DaliDecoder
 from loaders.errors import InputError
 from loaders.manifest import Manifest
 from loaders.native.decoder import NativeDecoder
@@ -16,8 +18,8 @@ from loaders.shards import ShardStore
 from loaders.types import Decoder, Store
 
 STORES = ("tree", "shards", "beton")
-DECODERS = ("native", "ffcv", "reference")
-_DECODERS: dict[str, type[NativeDecoder] | type[ffcv.FfcvDecoder] | type[ReferenceDecoder]] = {
+DECODERS = ("native", "ffcv", "reference", "dali", "dali+native")
+_ON_PROCESSORS: dict[str, Callable[[str, int], Decoder]] = {
     "native": NativeDecoder,
     "ffcv": ffcv.FfcvDecoder,
     "reference": ReferenceDecoder,
@@ -51,9 +53,30 @@ def choose_decoder(name: str, interpolation: str) -> Choice:
     return Choice("reference", missing) if missing else Choice("native", "the fastest on processors")
 
 
-def make_decoder(name: str, interpolation: str, num_threads: int) -> Decoder:
-    """A decoder by its name. Raises InputError where it is not installed, or cannot resize so."""
-    return _DECODERS[name](interpolation, num_threads)
+def same_pixels(one: str, other: str, interpolation: str) -> bool:
+    """Whether two decoders make the same pixels of the same images."""
+    return one == other or (interpolation != "area" and {one, other} == {"native", "reference"})
+
+
+def make_decoder(
+    name: str, interpolation: str, num_threads: int, card: int | None = None, store: Store | None = None
+) -> Decoder:
+    """A decoder by its name.
+
+    Args:
+        name: of DECODERS.
+        interpolation: "bilinear", "bicubic" or "area".
+        num_threads: threads that decode.
+        card: number of the CUDA device that takes the batches; None for the CPU.
+        store: for whose largest image a card's memory is taken at once.
+
+    Raises:
+        InputError: where it is not installed, or cannot resize so.
+    """
+    if name in _ON_PROCESSORS:
+        return _ON_PROCESSORS[name](interpolation, num_threads)
+    largest = (0, 0) if card is None or store is None else store.largest
+    return DaliDecoder(interpolation, num_threads, card=card, largest=largest, shares=name == "dali+native")
 
 
 def choose_store(manifest: Manifest, split: str, store: str) -> tuple[Store, Choice]:

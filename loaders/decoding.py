@@ -10,10 +10,12 @@ import math
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from loaders import draws
 from loaders.crops import CropPolicy
@@ -25,7 +27,7 @@ from loaders.types import Decoder, Failures, Store
 _READ_AT_ONCE = 16  # samples
 
 _Ints: TypeAlias = npt.NDArray[np.int64]
-_Pixels: TypeAlias = npt.NDArray[np.uint8]
+_Pixels: TypeAlias = Any  # uint8, of the kind that the decoder writes
 
 
 class BadSamples:
@@ -45,10 +47,10 @@ class BadSamples:
     def add(self, key: str, reason: str) -> None:
         """Counts a sample, however often it comes. Raises SampleError where it is one too many."""
         with self._lock:
-            self._found[key] = reason
-            found = len(self._found)
-        if found <= self._allowed:
-            return
+            found = len(self._found.keys() | {key})
+            if found <= self._allowed:
+                self._found[key] = reason
+                return
         if self._allowed:
             reason += f"; {found:,} samples cannot, where max_bad {self._max_bad:g} of {self._num_samples:,} allows "
             reason += f"{self._allowed:,}"
@@ -94,7 +96,7 @@ class BatchDecoding:
             seed: of the draws.
             epoch: likewise.
             ids: (B,) whose pixels are asked for; boxes and flips are theirs.
-            out: (B, size, size, 3), written in place.
+            out: (B, size, size, 3) uint8, written in place: an array, or a tensor where the decoder is on the device.
             train: random crops and flips, or central crops.
 
         Returns:
@@ -141,9 +143,9 @@ class BatchDecoding:
     ) -> Failures:
         """Those that have not failed yet; gives all that have in the end."""
         rest = np.array([place for place in range(len(ids)) if place not in failures], dtype=np.int64)
-        pixels = np.empty((len(rest), *out.shape[1:]), dtype=np.uint8)
+        pixels = (torch if isinstance(out, Tensor) else np).empty_like(out[: len(rest)])
         further = self._fill(seed, epoch, ids[rest], shown[rest], pixels, train) if len(rest) else {}
-        out[rest] = pixels
+        out[torch.from_numpy(rest) if isinstance(out, Tensor) else rest] = pixels
         return {**failures, **{int(rest[place]): reason for place, reason in further.items()}}
 
     def _read(self, ids: _Ints) -> tuple[Sequence[Encoded], Failures]:

@@ -45,48 +45,15 @@ class Encodings(Sequence[Encoded]):
         places = range(len(self))[place]
         return self._get(places) if isinstance(places, int) else [self._get(each) for each in places]
 
-
-class Chosen(Sequence[Encoded]):
-    """Some of a batch's images, each fetched when it is asked for: that may fail, as for a file that was cut.
-
-    Args:
-        images: the batch.
-        places: which of them.
-    """
-
-    def __init__(self, images: Sequence[Encoded], places: Sequence[int]) -> None:
-        self._images, self._places = images, places
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    @overload
-    def __getitem__(self, place: int) -> Encoded: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[Encoded]: ...
-    def __getitem__(self, place: int | slice) -> Encoded | Sequence[Encoded]:
-        places = self._places[place]
-        return self._images[places] if isinstance(places, int) else Chosen(self._images, places)
-
-
-def check_request(
-    data: Sequence[Encoded],
-    boxes: npt.NDArray[np.int64],
-    flips: npt.NDArray[np.uint8],
-    out: npt.NDArray[np.uint8],
-    counts: npt.NDArray[np.int64],
-) -> None:
-    """Raises ValueError where the arguments of `Decoder.decode` do not fit each other: compiled code trusts them."""
-    if out.dtype != np.uint8 or out.ndim != 4 or out.shape[3] != 3 or not out.flags.c_contiguous:
-        raise ValueError(f"out {out.shape} of {out.dtype} is not (n, height, width, 3) of uint8 in one piece")
-    if not out.flags.writeable or not out.size:
-        raise ValueError(f"out {out.shape} cannot be written to")
-    if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"boxes {boxes.shape} are not (m, 4)")
-    if len(counts) != len(data) or (counts < 1).any():
-        raise ValueError(f"counts {counts.tolist()} are not at least 1 for each of {len(data)} images")
-    if not (counts.sum() == len(boxes) == len(flips) <= len(out)):
-        raise ValueError(f"{len(boxes)} boxes, {len(flips)} flips and {len(out)} outputs for {counts.sum()}")
+    def some(self, places: npt.NDArray[np.int64]) -> Encodings:
+        """Those at some places. They are fetched only when they are asked for: that may fail, as for a cut file."""
+        return Encodings(
+            lambda place: self._get(int(places[place])),
+            self._kept,
+            self.addresses[places],
+            self.lengths[places],
+            self.shapes[places],
+        )
 
 
 def of_images(images: Sequence[Encoded]) -> Encodings:

@@ -21,13 +21,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from loaders.encodings import Encoded, Encodings, check_request, of_images
+from loaders.encodings import Encoded, Encodings, of_images
 from loaders.errors import InputError
 from loaders.headers import GONE, image_sizes
 from loaders.native import library as native
 from loaders.native.handle import Handle
 from loaders.reference import ReferenceDecoder, decoded, reason_of
-from loaders.types import Failures
+from loaders.request import Request
+from loaders.types import Failures, HostDecoder
 
 _Pixels = npt.NDArray[np.uint8]
 _Ints = npt.NDArray[np.int64]
@@ -43,7 +44,7 @@ def why_missing() -> str | None:
     return native.why_missing()
 
 
-class FfcvDecoder:
+class FfcvDecoder(HostDecoder):
     """FFCV's pixels, for the images of any store.
 
     Args:
@@ -87,16 +88,11 @@ class FfcvDecoder:
         out: _Pixels,
         counts: _Ints | None = None,
     ) -> Failures:
-        counts = np.ones(len(data), dtype=np.int64) if counts is None else np.ascontiguousarray(counts, dtype=np.int64)
-        boxes, mirrored = np.ascontiguousarray(boxes, dtype=np.int64), np.ascontiguousarray(flips, dtype=np.uint8)
-        check_request(data, boxes, mirrored, out, counts)
-        images = of_images(data)
+        request = Request.of(data, boxes, flips, out, counts)
         sizes, _ = self.sizes(data)
-        done = self._call(images, sizes, boxes, mirrored, out, counts)
+        done = self._call(request.images, sizes, request.boxes, request.flips, out, request.counts)
         failures = dict.fromkeys(np.flatnonzero(done == native.IS_GONE).tolist(), GONE)
-        firsts = np.cumsum(counts) - counts
         for place in np.flatnonzero(done == native.IS_FOR_ANOTHER).tolist():
-            chosen = slice(firsts[place], firsts[place] + counts[place])
             try:
                 whole = _pixels(data[place], *sizes[place].tolist())
             # Pillow's plug-ins raise nearly anything on hostile bytes.
@@ -104,10 +100,12 @@ class FfcvDecoder:
                 failures[place] = reason_of(error)
                 continue
             one = slice(place, place + 1)
+            rows = request.rows(np.array([place]))
+            some = slice(rows[0], rows[-1] + 1)
             if not self._call(
-                of_images([whole]), sizes[one], boxes[chosen], mirrored[chosen], out[chosen], counts[one]
+                of_images([whole]), sizes[one], request.boxes[some], request.flips[some], out[some], request.counts[one]
             ):
-                failures[place] = f"FFCV cannot resize its boxes {boxes[chosen].tolist()}"
+                failures[place] = f"FFCV cannot resize its boxes {request.boxes[some].tolist()}"
         return failures
 
     def _call(

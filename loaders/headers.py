@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from loaders.encodings import Chosen, Encoded, of_images
+from loaders.encodings import Encoded, of_images
 from loaders.native.library import library, why_missing
 from loaders.reference import ReferenceDecoder
 from loaders.types import Failures
@@ -31,6 +31,6 @@ def image_sizes(data: Sequence[Encoded], reference: ReferenceDecoder) -> tuple[n
     failures = dict.fromkeys(np.flatnonzero(sizes[:, 0] < 0).tolist(), GONE)
     others = np.flatnonzero(sizes[:, 0] == 0)
     if len(others):
-        sizes[others], found = reference.sizes(Chosen(data, others.tolist()))
+        sizes[others], found = reference.sizes(images.some(others))
         failures |= {int(others[place]): reason for place, reason in found.items()}
     return sizes, failures

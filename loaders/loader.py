@@ -4,6 +4,7 @@
     Store.read                                   `num_threads` threads
     Decoder.sizes, crop boxes,
     Decoder.decode -> uint8 (B, size, size, 3)   two threads, a batch each, and the decoder's own (loaders/decoding.py)
+                                                 in the card's memory already where the decoder is
     upload, augment -> Batch                     the first thread again, on a stream of its own on CUDA
     next()                                       the consumer
 
@@ -12,10 +13,11 @@ The images of a batch do not depend on any of these threads: every draw is a fun
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
@@ -38,6 +40,7 @@ from loaders.types import Batch, Decoder, Store
 
 _BATCHES_AT_ONCE = 2  # while one is being prepared in Python, the decoder's threads work on the other
 _CLOSED = "this loader was closed: open a new one."
+_FORKED = "this loader was opened before a fork, which does not copy its threads: open another one."
 _Prefetched: TypeAlias = Prefetch[tuple[Batch, Handover | None]]
 
 
@@ -79,9 +82,11 @@ class _Epoch(Iterator[Batch]):
     """The batches of an epoch, as they become ready."""
 
     def __init__(self, prefetch: _Prefetched, clock: StageClock) -> None:
-        self._prefetch, self._clock = prefetch, clock
+        self._prefetch, self._clock, self._process = prefetch, clock, os.getpid()
 
     def __next__(self) -> Batch:
+        if os.getpid() != self._process:
+            raise InputError(_FORKED)
         try:
             with self._clock.stage("wait"):
                 batch, handover = self._prefetch.get()
@@ -131,6 +136,13 @@ class BatchLoader:
         self._stream = _stream(plan.device)
         self._running: list[_Prefetched] = []
         self._closed = False
+        self._process = os.getpid()
+
+    def __enter__(self) -> BatchLoader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def __len__(self) -> int:
         return len(self.plan.order)
@@ -166,6 +178,10 @@ class BatchLoader:
         set that is larger than memory: for people to read."""
         return "; ".join(part for part in (self.plan.choice, self._paging.reason) if part)
 
+    def shares(self) -> Mapping[str, float]:
+        """Share of all images so far, 0 to 1, that each decoder took, by name, where two share the work; else empty."""
+        return self.plan.decoder.shares()
+
     @property
     def bad(self) -> Mapping[str, str]:
         """Samples that were replaced so far, and what is wrong with each, by their keys."""
@@ -180,7 +196,8 @@ class BatchLoader:
             size: side of the images in pixels; the loader's own unless given.
 
         Raises:
-            InputError: where `start` is outside the epoch, `size` is below 1, or the loader was closed.
+            InputError: where `start` is outside the epoch, `size` is below 1, or the loader was closed or opened before
+                a fork.
             SampleError: at the `next()` of a batch with a sample that cannot be read or decoded, beyond `max_bad`.
         """
         size = self.plan.size if size is None else size
@@ -188,8 +205,8 @@ class BatchLoader:
             raise InputError(f"size {size} is too small: take at least 1.")
         if not 0 <= start <= len(self):
             raise InputError(f"batch {start} is outside the epoch: it has {len(self)} batches, from 0.")
-        if self._closed:
-            raise InputError(_CLOSED)
+        if self._closed or os.getpid() != self._process:
+            raise InputError(_CLOSED if self._closed else _FORKED)
         prefetch = Prefetch(lambda stopped: self._ahead(epoch, start, size, stopped), depth=1)
         self._running = [prefetch, *(each for each in self._running if each.running)]
         return _Epoch(prefetch, self._clock)
@@ -229,14 +246,23 @@ class BatchLoader:
         plan = self.plan
         ids, valid = plan.order.slice(epoch, step, plan.rank, plan.world_size)
         self._paging.before(epoch, step, ids)
-        with self._clock.stage("buffer"):
-            pixels = self._buffers.take(size)
-        return _Decoding(ids, valid, pixels, self._batches.submit(self._decode, epoch, ids, pixels.numpy()))
+        with self._clock.stage("buffer"), self._on_stream():
+            if plan.decoder.on_device:
+                pixels = torch.empty((plan.batch_size, size, size, 3), dtype=torch.uint8, device=plan.device)
+            else:
+                pixels = self._buffers.take(size)
+        return _Decoding(ids, valid, pixels, self._batches.submit(self._decode, epoch, ids, pixels))
 
-    def _decode(self, epoch: int, ids: npt.NDArray[np.int64], out: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-        shown = self._decoding.run(self.plan.order.seed, epoch, ids, out, train=self.plan.train)
+    def _decode(self, epoch: int, ids: npt.NDArray[np.int64], pixels: Tensor) -> npt.NDArray[np.int64]:
+        out = pixels if self.plan.decoder.on_device else pixels.numpy()
+        with self._on_stream():
+            shown = self._decoding.run(self.plan.order.seed, epoch, ids, out, train=self.plan.train)
         self._paging.after(ids)
         return shown
+
+    def _on_stream(self) -> AbstractContextManager[object]:
+        # One stream takes memory, writes and augments: it waits for the consumer where that still reads the memory.
+        return torch.cuda.stream(self._stream) if self._stream else nullcontext()
 
     def _finish(self, epoch: int, decoding: _Decoding, size: int) -> tuple[Batch, Handover | None]:
         ids = decoding.task.result()
@@ -246,10 +272,10 @@ class BatchLoader:
         labels = torch.from_numpy(plan.store.labels[ids])
         partner, weight = _mixed_labels(labels, augment_draws.mix if augment_draws else None)
         on_host = (labels, partner, weight, torch.from_numpy(shown))
-        with torch.cuda.stream(self._stream) if self._stream else nullcontext():
+        with self._on_stream():
             with self._clock.stage("upload"):
                 images = decoding.pixels.to(plan.device, non_blocking=True)
-                if self._stream:
+                if self._stream and not plan.decoder.on_device:
                     self._buffers.give_back(decoding.pixels, self._stream.record_event())
                 labels, partner, weight, valid = (tensor.to(plan.device, non_blocking=True) for tensor in on_host)
             if plan.augment and augment_draws:

@@ -43,7 +43,7 @@ class MappedFile:
 
     @property
     def view(self) -> memoryview:
-        """Its bytes. Raises OSError or ValueError where it has gone or became shorter."""
+        """Its bytes. Raises OSError where it has gone or became shorter."""
         return self._map().view
 
     @property
@@ -56,7 +56,6 @@ class MappedFile:
 
         Raises:
             OSError: where the file has gone or was cut, or its disk fails.
-            ValueError: where it became shorter before it was mapped.
         """
         copy = np.empty(stop - start, dtype=np.uint8)
         if stop > self.available():
@@ -112,13 +111,15 @@ class MappedFile:
             mapping = self._map().mapping
             for start, stop in _merged_pages(starts, stops):
                 mapping.madvise(mmap.MADV_WILLNEED, start, stop - start)
-        except (OSError, ValueError):
+        except OSError:
             return  # it was a hint: reading the sample says what is wrong with the file
 
     def _map(self) -> _Map:
         found = self._mapped.get("map")
         if found is None:
             with open(self.path, "rb") as file:
+                if os.fstat(file.fileno()).st_size < self.size:
+                    raise OSError(self.was_cut)
                 if sys.version_info >= (3, 13):
                     mapping = mmap.mmap(file.fileno(), self.size, access=mmap.ACCESS_READ, trackfd=False)
                 else:

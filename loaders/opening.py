@@ -13,7 +13,7 @@ from loaders.beton import open_beton
 from loaders.choosing import STORES, Choice, choose_decoder, choose_store, make_decoder
 from loaders.cores import usable_cores
 from loaders.crops import CropPolicy
-from loaders.errors import InputError
+from loaders.errors import InputError, one_line
 from loaders.loader import BatchLoader, Plan
 from loaders.manifest import Manifest, is_converted
 from loaders.order import Order
@@ -94,8 +94,9 @@ def open_loader(
         train: shuffled order, random resized crops and flips; otherwise the set's order and central crops.
         size: side of the images in pixels; `Loader.epoch` may be asked for another.
         store: "tree", "shards", "beton" or "auto", as for `open_store`.
-        decoder: "native", "ffcv", "reference", or "auto". Native and reference give the same pixels, and auto takes the
-            native one where it was built; ffcv gives FFCV's, and auto takes it where `crops` resize by area.
+        decoder: "native", "ffcv", "reference", "dali", "dali+native" or "auto". Native and reference give the same
+            pixels, and auto takes the native one where it was built; ffcv gives FFCV's, and auto takes it where `crops`
+            resize by area; dali decodes on `device`, and where both are named native takes a part of each batch.
         augment: what happens on the device; None gives uint8 (B, size, size, 3), cropped and flipped only.
         device: where the batches end.
         seed: of order and draws, 0 to 2**64 - 1.
@@ -123,13 +124,14 @@ def open_loader(
         raise InputError(f"num_threads {threads} is too small: take at least 1.")
     if not 0 <= max_bad <= 1:
         raise InputError(f"max_bad {max_bad} is impossible: take a share of the samples, 0 to 1.")
+    where = _device(device)
     crops = crops or CropPolicy()
     if augment:
         augment.check_batch_size(batch_size)
     chosen = choose_decoder(decoder, crops.interpolation)
     found, form = find_store(path, split, store)
     if verify and not found.has_checksums:
-        raise InputError("this data set has no checksums to verify: convert it, or leave verify out.")
+        raise InputError("there are no checksums to verify: name the folder of a converted set, or leave verify out.")
     order = Order(
         num_samples=len(found),
         global_batch=batch_size * world_size,
@@ -138,13 +140,13 @@ def open_loader(
     )
     plan = Plan(
         store=found,
-        decoder=make_decoder(chosen.name, crops.interpolation, threads),
+        decoder=make_decoder(chosen.name, crops.interpolation, threads, where.index, found),
         order=order,
         crops=crops,
         augment=augment,
         train=train,
         size=size,
-        device=torch.device(device),
+        device=where,
         rank=rank,
         world_size=world_size,
         max_bad=max_bad,
@@ -161,6 +163,20 @@ def _check_named(path: Path, split: str) -> None:
     named = [name for name in ("train", "val", "test") if any(word.startswith(name) for word in words)]
     if named and not any(split.startswith(name) for name in named):
         raise InputError(f"{path} is named after {named[0]}, not {split}: name the file of split {split!r}.")
+
+
+def _device(name: str | torch.device) -> torch.device:
+    """A device that is there, with its number where it is a card."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"device {name!r} is unknown ({one_line(error, 80)}): take cpu or cuda.") from error
+    if device.type != "cuda":
+        return device
+    cards = torch.cuda.device_count()
+    if (device.index or 0) >= cards:
+        raise InputError(f"device {str(name)!r} is not there, torch sees {cards} CUDA cards: take cpu, or another one.")
+    return torch.device("cuda", torch.cuda.current_device()) if device.index is None else device
 
 
 def _default_threads() -> int:

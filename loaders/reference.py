@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from loaders.encodings import Encoded
 from loaders.errors import InputError, SampleError
-from loaders.types import Failures
+from loaders.types import Failures, HostDecoder
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit, a quarter of a gibibyte as RGB
 # Pillow's other plug-ins start programs (EPS), or read what no data set of photographs holds.
@@ -29,7 +29,7 @@ FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BI
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 
 
-class ReferenceDecoder:
+class ReferenceDecoder(HostDecoder):
     """Every format that Pillow reads, as RGB: CMYK, gray, palette, alpha and 16 bits are converted as Pillow does.
 
     Raw pixels are cropped, resized and mirrored as the decoded ones are.

@@ -61,7 +61,7 @@ class ShardStore:
         start, length, _, shard, *_ = self._rows[sample].item()
         try:
             data: memoryview = self._files[shard].read(start, start + length)
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise SampleError(self.key(sample), str(error)) from error
         return data
 
@@ -73,7 +73,7 @@ class ShardStore:
         for shard in set(shards.tolist()):
             try:
                 self._begins[shard] = self._files[shard].address
-            except (OSError, ValueError) as error:
+            except OSError as error:
                 raise SampleError(self.key(int(samples[(shards == shard).argmax()])), str(error)) from error
             self._available[shard] = self._files[shard].available()
             self._touched[shard] = True
@@ -108,6 +108,11 @@ class ShardStore:
     def verify(self, sample: int) -> None:
         """Raises SampleError where the image's CRC-32 is not the index's."""
         verify_checksum(self.read(sample), self._rows[sample], self.key(sample))
+
+    @property
+    def largest(self) -> tuple[int, int]:
+        """Height and width in pixels that no image exceeds."""
+        return int(self._rows["height"].max(initial=0)), int(self._rows["width"].max(initial=0))
 
     @functools.cached_property
     def num_bytes(self) -> int:

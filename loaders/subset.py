@@ -61,6 +61,11 @@ class Subset:
         return self._store.locate(self._ids[samples])
 
     @property
+    def largest(self) -> tuple[int, int]:
+        """That of all samples."""
+        return self._store.largest
+
+    @property
     def num_bytes(self) -> int:
         """About: as if its samples were as large as all are."""
         return self._store.num_bytes * len(self) // len(self._store)

@@ -37,6 +37,7 @@ class TreeStore:
 
     has_checksums = False
     num_bytes = 0
+    largest = (0, 0)
 
     def __init__(self, root: Path, names: Sequence[str], labels: npt.NDArray[np.int64], classes: Sequence[str]) -> None:
         self._root = str(root)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -71,6 +71,10 @@ class Store(Protocol):
         """Raises SampleError where the sample's bytes are not those that were converted."""
 
     @property
+    def largest(self) -> tuple[int, int]:
+        """Height and width in pixels that no image exceeds; 0, 0 where they are not known."""
+
+    @property
     def num_bytes(self) -> int:
         """Bytes of all samples that are mapped into memory; 0 where none are."""
 
@@ -108,6 +112,10 @@ class Decoder(Protocol):
     def name(self) -> str:
         """As `--decoder` spells it."""
 
+    @property
+    def on_device(self) -> bool:
+        """Whether `out` is a tensor in a CUDA device's memory, which is written on the current stream."""
+
     def sizes(self, data: Sequence[Encoded]) -> tuple[npt.NDArray[np.int64], Failures]:
         """Heights and widths in pixels, read from the headers alone: (n, 2). A failed one is 1 by 1."""
 
@@ -116,7 +124,7 @@ class Decoder(Protocol):
         data: Sequence[Encoded],
         boxes: npt.NDArray[np.int64],
         flips: npt.NDArray[np.bool_],
-        out: npt.NDArray[np.uint8],
+        out: Any,
         counts: npt.NDArray[np.int64] | None = None,
     ) -> Failures:
         """Decodes each image once, resizes each of its boxes to `out`'s size and mirrors it where asked.
@@ -125,16 +133,33 @@ class Decoder(Protocol):
             data: n encoded images.
             boxes: (m, 4) top, left, height, width, inside each image; those of an image follow one another.
             flips: (m,) whether to mirror left to right.
-            out: (m, size, size, 3) uint8, written in place as RGB.
+            out: (m, size, size, 3) uint8, written in place as RGB: an array, or a tensor where the decoder is on the
+                device.
             counts: (n,) boxes of each image, at least 1, m in all; one each where it is None.
         """
+
+    def shares(self) -> Mapping[str, float]:
+        """Share of all images so far, 0 to 1, that each one took, by name, where two share the work; else empty."""
 
     def close(self) -> None:
         """Ends the threads. The decoder cannot be used afterwards."""
 
 
+class HostDecoder:
+    """What decoders have in common that write to host memory and share their work with no other one."""
+
+    on_device = False
+
+    def shares(self) -> Mapping[str, float]:
+        return {}
+
+
 class Loader(Protocol):
-    """Batches of one split for one rank."""
+    """Batches of one split for one rank. A `with` statement closes it."""
+
+    def __enter__(self) -> Loader: ...
+
+    def __exit__(self, *_: object) -> None: ...
 
     @property
     def classes(self) -> Sequence[str]:
@@ -162,6 +187,9 @@ class Loader(Protocol):
     @property
     def choice(self) -> str:
         """Store, decoder and threads, with the reason where they were chosen by themselves, for people to read."""
+
+    def shares(self) -> Mapping[str, float]:
+        """The decoder's."""
 
     @property
     def bad(self) -> Mapping[str, str]:

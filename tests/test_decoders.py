@@ -11,7 +11,7 @@ import pytest
 from test_native import PHOTOGRAPHS, SAMPLINGS, jpeg, random_box
 from test_reference import ODD
 
-from loaders import Batch, InputError, draws, ffcv, open_loader, open_store
+from loaders import Batch, InputError, dali_graph, draws, ffcv, open_loader, open_store
 from loaders.choosing import make_decoder
 from loaders.crops import CropPolicy
 from loaders.native.library import why_missing
@@ -20,13 +20,16 @@ from loaders.reference import ReferenceDecoder
 pytest_plugins = ("converted_sets",)
 
 # Mean and largest difference from the reference decoder with the same resize, in levels of 255, as the README states.
-LIMITS = {("native", "bilinear"): (0.0, 0), ("native", "bicubic"): (0.0, 0), ("ffcv", "area"): (1.0, 18)}
+LIMITS = {
+    **{("native", "bilinear"): (0.0, 0), ("native", "bicubic"): (0.0, 0), ("ffcv", "area"): (1.0, 18)},
+    **{("dali", "bilinear"): (0.3, 22), ("dali", "bicubic"): (0.3, 22)},
+}
 CASES = [*LIMITS, ("reference", "bilinear"), ("reference", "bicubic"), ("reference", "area")]
 STORES = ("tree", "shards_set", "beton_set", "raw_beton")
 
 
 def needed(decoder: str) -> None:
-    missing = {"native": why_missing, "ffcv": ffcv.why_missing}.get(decoder, lambda: None)()
+    missing = {"native": why_missing, "ffcv": ffcv.why_missing, "dali": dali_graph.why_missing}.get(decoder, str)()
     if missing:
         pytest.skip(missing)
 

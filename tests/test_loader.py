@@ -21,6 +21,7 @@ from loaders import Batch, InputError, Loader, SampleError, draws, open_loader, 
 from loaders.augment import IMAGENET_MEAN, IMAGENET_STD, Augment, Mix, RandAugment
 from loaders.crops import CropPolicy
 from loaders.tree import TreeStore
+from loaders.types import HostDecoder
 
 GUIDE = Augment(randaugment=RandAugment(num_ops=2, magnitude=9), mix=Mix(mixup_alpha=0.2, cutmix_alpha=1.0, group=4))
 
@@ -130,7 +131,7 @@ def test_a_decompression_bomb_is_refused_by_its_header(tree: Path, tmp_path: Pat
         batches(broken(tree, tmp_path / "copy", header.getvalue()), 16)
 
 
-class Slow:
+class Slow(HostDecoder):
     """A decoder that takes its time, and counts what it decodes."""
 
     name = "slow"
@@ -313,6 +314,41 @@ def test_an_impossible_number_of_ranks_is_named(tree: Path, monkeypatch: pytest.
     monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
     with pytest.raises(InputError, match=f"LOCAL_WORLD_SIZE is '{ranks}'"):
         open_loader(tree, "train", 8, train=True)
+
+
+@pytest.mark.parametrize(
+    ("device", "message"), [("gpu", "device 'gpu' is unknown"), ("cuda:99", "device 'cuda:99' is not there")]
+)
+def test_a_device_that_is_not_there_is_refused(tree: Path, device: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        open_loader(tree, "train", 8, train=True, device=device)
+
+
+def test_a_forked_process_is_told_to_open_its_own(tree: Path) -> None:
+    """Threads are not copied: it would wait for ever."""
+    with open_loader(tree, "train", 8, train=True, size=32) as loader:
+        under_way = loader.epoch(0)
+        next(under_way)
+        told, tell = os.pipe()
+        if child := os.fork():
+            assert os.waitpid(child, 0)[1] == 0
+            assert os.read(told, 100) == b"22"
+        else:
+            for call in (lambda: next(under_way), lambda: loader.epoch(1)):
+                try:
+                    call()
+                except InputError as error:
+                    os.write(tell, b"2" if "before a fork" in str(error) else b"1")
+            os._exit(0)
+
+
+def test_a_with_statement_closes(tree: Path) -> None:
+    before = set(threading.enumerate())
+    with open_loader(tree, "train", 8, train=True, size=32) as loader:
+        next(loader.epoch(0))
+    assert not set(threading.enumerate()) - before
+    with pytest.raises(InputError, match="was closed"):
+        loader.epoch(0)
 
 
 @pytest.mark.gpu

@@ -14,19 +14,20 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from loaders.encodings import Chosen, Encoded, check_request, of_images
+from loaders.encodings import Encoded
 from loaders.errors import InputError
 from loaders.headers import GONE, image_sizes
 from loaders.native.handle import Handle
 from loaders.native.library import IS_FOR_ANOTHER, IS_GONE, library, why_missing
 from loaders.reference import ReferenceDecoder
-from loaders.types import Failures
+from loaders.request import Request
+from loaders.types import Failures, HostDecoder
 
 _FILTERS = {"bilinear": 0, "bicubic": 1}
 _Ints = npt.NDArray[np.int64]
 
 
-class NativeDecoder:
+class NativeDecoder(HostDecoder):
     """Equal to the reference decoder's pixels with Pillow 13, whose two passes older versions take in one order only.
 
     But for very large JPEGs: where every box of one has sides of at least eight times the output's, and of 1,024 px, it
@@ -74,43 +75,18 @@ class NativeDecoder:
         out: npt.NDArray[np.uint8],
         counts: _Ints | None = None,
     ) -> Failures:
-        images = of_images(data)
-        counts = np.ones(len(data), dtype=np.int64) if counts is None else np.ascontiguousarray(counts, dtype=np.int64)
-        boxes, mirrored = np.ascontiguousarray(boxes, dtype=np.int64), np.ascontiguousarray(flips, dtype=np.uint8)
-        check_request(data, boxes, mirrored, out, counts)
+        request = Request.of(data, boxes, flips, out, counts)
+        images = request.images
         done = np.zeros(len(data), dtype=np.uint8)
-        arrays = (images.addresses, images.lengths, images.shapes, counts, boxes, mirrored)
+        arrays = (images.addresses, images.lengths, images.shapes, request.counts, request.boxes, request.flips)
         self._library.twistnet_decode(
             self._handle.address,
             len(data),
             *(array.ctypes.data for array in arrays),
             self._filter,
-            *out.shape[1:3],
+            *request.size,
             out.ctypes.data,
             done.ctypes.data,
         )
         failures = dict.fromkeys(np.flatnonzero(done == IS_GONE).tolist(), GONE)
-        if not done.all():
-            failures |= self._by_reference(data, boxes, flips, out, counts, np.flatnonzero(done == IS_FOR_ANOTHER))
-        return failures
-
-    def _by_reference(
-        self,
-        data: Sequence[Encoded],
-        boxes: _Ints,
-        flips: npt.NDArray[np.bool_],
-        out: npt.NDArray[np.uint8],
-        counts: _Ints,
-        others: _Ints,
-    ) -> Failures:
-        """Decodes some of the images by the reference decoder."""
-        firsts = np.cumsum(counts) - counts
-        failures: dict[int, str] = {}
-        for place in others.tolist():
-            chosen = slice(firsts[place], firsts[place] + counts[place])
-            failed = self._reference.decode(
-                Chosen(data, [place]), boxes[chosen], flips[chosen], out[chosen], counts[[place]]
-            )
-            if failed:
-                failures[place] = failed[0]
-        return failures
+        return {**failures, **request.by(self._reference, np.flatnonzero(done == IS_FOR_ANOTHER)).write(out)}

@@ -17,15 +17,14 @@ void count_warning(j_common_ptr info, int level) {
 
 bool is_start_of_frame(int marker) { return marker == 0xC0 || marker == 0xC1 || marker == 0xC2; }
 
-// Whether an end-of-image marker stands in the bytes: what lacks one was cut, and a region may end before the cut.
-bool has_end(const JOCTET* data, std::size_t length) {
+}  // namespace
+
+bool has_end(const std::uint8_t* data, std::size_t length) {
   for (std::size_t at = length; at >= 2; --at) {
     if (data[at - 2] == kMarker && data[at - 1] == JPEG_EOI) return true;
   }
   return false;
 }
-
-}  // namespace
 
 Size jpeg_size(const std::uint8_t* data, std::size_t length) {
   constexpr Size none{0, 0};

@@ -18,6 +18,9 @@ constexpr std::int64_t kMaxPixels = 89478485;  // MAX_PIXELS of loaders/referenc
 // more of them than kMaxPixels.
 Size jpeg_size(const std::uint8_t* data, std::size_t length);
 
+// Whether an end-of-image marker stands in the bytes: what lacks one was cut, and a region may end before the cut.
+bool has_end(const std::uint8_t* data, std::size_t length);
+
 // One image after another. Not for several threads at once.
 class JpegReader {
  public:

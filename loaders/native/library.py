@@ -65,6 +65,14 @@ def _declare(opened: ctypes.CDLL) -> None:
     opened.twistnet_ffcv_close.restype = None
     opened.twistnet_ffcv_decode.argtypes = [*[_POINTER] * 3, _I64, *[_POINTER] * 7, _I32, _I32, _POINTER, _POINTER]
     opened.twistnet_ffcv_decode.restype = None
+    opened.twistnet_pack_open.argtypes = [_I32]
+    opened.twistnet_pack_open.restype = _POINTER
+    opened.twistnet_pack_close.argtypes = [_POINTER]
+    opened.twistnet_pack_close.restype = None
+    opened.twistnet_pack_jpegs.argtypes = [_POINTER, _I64, *[_POINTER] * 5]
+    opened.twistnet_pack_jpegs.restype = None
+    opened.twistnet_pack_boxes.argtypes = [_POINTER, _I64, *[_POINTER] * 8]
+    opened.twistnet_pack_boxes.restype = None
     draw = (_I64, _POINTER, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_uint32, _I64)
     opened.twistnet_philox.argtypes = [*draw, _POINTER]
     opened.twistnet_philox.restype = None

@@ -1,0 +1,231 @@
+"""DALI's graph from JPEGs, boxes and flips to pixels, and how it goes on after a sample that it fails at.
+
+    decoders.image_slice   the box alone, on the card's decoders with device="mixed", else by libjpeg-turbo
+    resize                 antialiased
+    flip                   where asked
+
+Pipeline mode, without its prefetching: a batch is one call, so that the order stays ours, and while one graph works,
+another one's batch is prepared.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import io
+import queue
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from loaders.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+GRAPHS = 2
+INTERPOLATIONS = {"bilinear": "INTERP_LINEAR", "bicubic": "INTERP_CUBIC"}
+_Pixels = npt.NDArray[np.uint8]
+_Ints = npt.NDArray[np.int64]
+
+
+@functools.cache
+def why_missing() -> str | None:
+    """What keeps DALI from being used, with the next step; None where it is there."""
+    try:
+        import nvidia.dali.fn
+        import nvidia.dali.types  # noqa: F401
+    except (ImportError, OSError) as error:
+        return f"DALI cannot be used ({error}): pip install 'twistnet[dali]', or take decoder native"
+    return None
+
+
+class Graph:
+    """One graph, built anew for more samples than it was built for, and after a failure. For one thread at a time.
+
+    Args:
+        interpolation: of INTERPOLATIONS.
+        num_threads: DALI's own threads.
+        card: number of the CUDA device that decodes; None for the CPU.
+        largest: height and width in pixels that the card's memory is taken for at once; 0, 0 where they are not known.
+    """
+
+    def __init__(self, interpolation: str, num_threads: int, card: int | None, largest: tuple[int, int]) -> None:
+        self._interpolation, self._num_threads, self._card, self._largest = interpolation, num_threads, card, largest
+        self._pipeline: Any = None
+        self._capacity = 0
+
+    def run(
+        self, jpegs: Sequence[_Pixels], boxes: _Ints, flips: _Pixels, size: tuple[int, int]
+    ) -> Iterator[tuple[slice, Any]]:
+        """Decodes one box of each JPEG.
+
+        Args:
+            jpegs: n of (length,) uint8.
+            boxes: (n, 4) top, left, height, width.
+            flips: (n,) uint8, whether to mirror left to right.
+            size: height and width of the pixels.
+
+        Yields:
+            Which of them are done and their pixels, DALI's (n, height, width, 3) of uint8 in the card's or the host's
+            memory, which are there until the next one is asked for; a sample that DALI fails at is in none of them.
+
+        Raises:
+            InputError: where DALI fails at any sample.
+        """
+        parts = [slice(0, len(jpegs))]
+        while parts:
+            part = parts.pop()
+            try:
+                pixels = self._run(jpegs[part], boxes[part], flips[part], size)
+            except RuntimeError as error:
+                # The pipeline cannot be used again, and does not say which sample it was.
+                self._pipeline = None
+                self._check(error)
+                middle = (part.start + part.stop) // 2
+                if middle > part.start:
+                    parts += [slice(middle, part.stop), slice(part.start, middle)]
+                continue
+            yield part, pixels
+
+    def _run(self, jpegs: Sequence[_Pixels], boxes: _Ints, flips: _Pixels, size: tuple[int, int]) -> Any:
+        if self._pipeline is None or self._capacity < len(jpegs):
+            self._capacity = max(self._capacity, len(jpegs))
+            self._pipeline = self._build()
+        feed = self._pipeline.feed_input
+        feed("jpegs", list(jpegs))
+        feed("starts", boxes[:, :2].astype(np.int32))
+        feed("shapes", boxes[:, 2:].astype(np.int32))
+        feed("flips", flips.astype(np.int32))
+        feed("sizes", np.tile(np.array(size, dtype=np.float32), (len(jpegs), 1)))
+        (pixels,) = self._pipeline.run()  # it waits until they are there
+        return pixels
+
+    def _build(self) -> Any:
+        from nvidia.dali import Pipeline, fn, types
+
+        pipeline = Pipeline(
+            batch_size=self._capacity,
+            num_threads=self._num_threads,
+            device_id=self._card,
+            prefetch_queue_depth=1,
+            exec_pipelined=False,
+            exec_async=False,
+        )
+        source = functools.partial(fn.external_source, no_copy=True)  # the arrays stay until the call has ended
+        with pipeline:
+            decoded = fn.decoders.image_slice(
+                source(name="jpegs", dtype=types.UINT8, ndim=1),
+                source(name="starts", dtype=types.INT32, ndim=1),
+                source(name="shapes", dtype=types.INT32, ndim=1),
+                axes=[0, 1],
+                output_type=types.RGB,
+                **(_on_cpu() if self._card is None else _on_card(self._largest)),
+            )
+            resized = fn.resize(
+                decoded,
+                size=source(name="sizes", dtype=types.FLOAT, ndim=1),
+                interp_type=getattr(types, INTERPOLATIONS[self._interpolation]),
+                antialias=True,
+            )
+            flipped = fn.flip(resized, horizontal=source(name="flips", dtype=types.INT32, ndim=0))
+            pipeline.set_outputs(flipped)
+        pipeline.build()
+        return pipeline
+
+    def _check(self, error: RuntimeError) -> None:
+        """Raises InputError where a JPEG that is whole fails too: then it is not the sample."""
+        try:
+            self._run([_whole_jpeg()], np.array([[0, 0, 8, 8]]), np.zeros(1, dtype=np.uint8), (8, 8))
+        except RuntimeError as other:
+            raise InputError(f"DALI fails at any image ({_first_line(other)}): take decoder native.") from error
+
+
+class Graphs:
+    """Graphs that take turns.
+
+    Args:
+        interpolation, num_threads, card, largest: as for `Graph`.
+    """
+
+    def __init__(self, interpolation: str, num_threads: int, card: int | None, largest: tuple[int, int]) -> None:
+        self._idle: queue.LifoQueue[Graph] = queue.LifoQueue()
+        for _ in range(GRAPHS):
+            self._idle.put(Graph(interpolation, num_threads, card, largest))
+
+    def close(self) -> None:
+        """Ends the threads of the graphs that nobody uses."""
+        while not self._idle.empty():
+            self._idle.get_nowait()
+
+    @contextmanager
+    def one(self) -> Iterator[Graph]:
+        """A graph that nobody else uses meanwhile; the one that was used last, so that the others stay unbuilt."""
+        graph = self._idle.get()
+        try:
+            yield graph
+        finally:
+            self._idle.put(graph)
+
+
+def copy_out(pixels: Any, out: _Pixels | Tensor, rows: _Ints) -> None:
+    """Copies a graph's pixels, all of one size; to a card's memory on the current stream, whose end is waited for.
+
+    Args:
+        pixels: DALI's, n of (height, width, 3).
+        out: (m, height, width, 3) uint8, in host memory where the graph works on the CPU, else in the card's.
+        rows: (n,) where in `out`, ascending.
+    """
+    run = slice(int(rows[0]), int(rows[-1]) + 1)
+    is_run = run.stop - run.start == len(rows)
+    if isinstance(out, np.ndarray):
+        out[run if is_run else rows] = pixels.as_array()
+        return
+    import torch
+    from nvidia.dali.plugin.pytorch import feed_ndarray
+
+    stream = torch.cuda.current_stream(out.device)
+    copy = out[run] if is_run else torch.empty((len(rows), *out.shape[1:]), dtype=torch.uint8, device=out.device)
+    feed_ndarray(pixels.as_tensor(), copy, cuda_stream=stream)
+    if not is_run:
+        out[torch.from_numpy(rows).to(out.device)] = copy
+    stream.record_event().synchronize()  # DALI writes to its memory again in the next call
+
+
+def _on_cpu() -> dict[str, Any]:
+    return {"device": "cpu", "use_fast_idct": False} | _orientation()
+
+
+def _on_card(largest: tuple[int, int]) -> dict[str, Any]:
+    height, width = largest
+    return {
+        "device": "mixed",
+        "jpeg_fancy_upsampling": True,  # as libjpeg-turbo does it, and so Pillow
+        "preallocate_height_hint": height,
+        "preallocate_width_hint": width,
+        "affine": False,  # else the threads of all graphs and ranks are bound to the same first cores
+    } | _orientation()
+
+
+@functools.cache
+def _orientation() -> dict[str, Any]:
+    # Decoders that know of EXIF turn by it unless told otherwise; those before 2.0 do not know of it.
+    from nvidia.dali import fn
+
+    knows = "adjust_orientation" in inspect.signature(fn.decoders.image_slice).parameters
+    return {"adjust_orientation": False} if knows else {}
+
+
+@functools.cache
+def _whole_jpeg() -> _Pixels:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "JPEG")
+    return np.frombuffer(file.getvalue(), dtype=np.uint8)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
