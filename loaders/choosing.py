@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
+
 from loaders import ffcv
 from loaders.beton import ConvertedBetonStore
 from loaders.cores import usable_memory
 from loaders.dali import DaliDecoder
+from loaders.device.decoder import DeviceDecoder
 from loaders.errors import InputError
 from loaders.manifest import Manifest
 from loaders.native.decoder import NativeDecoder
@@ -18,7 +21,7 @@ from loaders.shards import ShardStore
 from loaders.types import Decoder, Store
 
 STORES = ("tree", "shards", "beton")
-DECODERS = ("native", "ffcv", "reference", "dali", "dali+native")
+DECODERS = ("native", "ffcv", "reference", "dali", "dali+native", "device")
 _ON_PROCESSORS: dict[str, Callable[[str, int], Decoder]] = {
     "native": NativeDecoder,
     "ffcv": ffcv.FfcvDecoder,
@@ -55,11 +58,11 @@ def choose_decoder(name: str, interpolation: str) -> Choice:
 
 def same_pixels(one: str, other: str, interpolation: str) -> bool:
     """Whether two decoders make the same pixels of the same images."""
-    return one == other or (interpolation != "area" and {one, other} == {"native", "reference"})
+    return one == other or (interpolation != "area" and {one, other} <= {"native", "reference", "device"})
 
 
 def make_decoder(
-    name: str, interpolation: str, num_threads: int, card: int | None = None, store: Store | None = None
+    name: str, interpolation: str, num_threads: int, device: torch.device | None = None, store: Store | None = None
 ) -> Decoder:
     """A decoder by its name.
 
@@ -67,7 +70,7 @@ def make_decoder(
         name: of DECODERS.
         interpolation: "bilinear", "bicubic" or "area".
         num_threads: threads that decode.
-        card: number of the CUDA device that takes the batches; None for the CPU.
+        device: that takes the batches; by default the CPU.
         store: for whose largest image a card's memory is taken at once.
 
     Raises:
@@ -75,8 +78,11 @@ def make_decoder(
     """
     if name in _ON_PROCESSORS:
         return _ON_PROCESSORS[name](interpolation, num_threads)
-    largest = (0, 0) if card is None or store is None else store.largest
-    return DaliDecoder(interpolation, num_threads, card=card, largest=largest, shares=name == "dali+native")
+    device = torch.device("cpu") if device is None else device
+    if name == "device":
+        return DeviceDecoder(interpolation, num_threads, device)
+    largest = store.largest if store and device.type == "cuda" else (0, 0)
+    return DaliDecoder(interpolation, num_threads, card=device.index, largest=largest, shares=name == "dali+native")
 
 
 def choose_store(manifest: Manifest, split: str, store: str) -> tuple[Store, Choice]:

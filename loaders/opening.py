@@ -94,9 +94,10 @@ def open_loader(
         train: shuffled order, random resized crops and flips; otherwise the set's order and central crops.
         size: side of the images in pixels; `Loader.epoch` may be asked for another.
         store: "tree", "shards", "beton" or "auto", as for `open_store`.
-        decoder: "native", "ffcv", "reference", "dali", "dali+native" or "auto". Native and reference give the same
-            pixels, and auto takes the native one where it was built; ffcv gives FFCV's, and auto takes it where `crops`
-            resize by area; dali decodes on `device`, and where both are named native takes a part of each batch.
+        decoder: "native", "ffcv", "reference", "dali", "dali+native", "device" or "auto". Native, reference and
+            device give the same pixels: auto takes native where it was built, and device crops raw pixels on `device`.
+            ffcv gives FFCV's, and auto takes it where `crops` resize by area. dali decodes on `device`; where both are
+            named, native takes a part of each batch.
         augment: what happens on the device; None gives uint8 (B, size, size, 3), cropped and flipped only.
         device: where the batches end.
         seed: of order and draws, 0 to 2**64 - 1.
@@ -140,7 +141,7 @@ def open_loader(
     )
     plan = Plan(
         store=found,
-        decoder=make_decoder(chosen.name, crops.interpolation, threads, where.index, found),
+        decoder=make_decoder(chosen.name, crops.interpolation, threads, where, found),
         order=order,
         crops=crops,
         augment=augment,

@@ -22,6 +22,7 @@ pytest_plugins = ("converted_sets",)
 # Mean and largest difference from the reference decoder with the same resize, in levels of 255, as the README states.
 LIMITS = {
     **{("native", "bilinear"): (0.0, 0), ("native", "bicubic"): (0.0, 0), ("ffcv", "area"): (1.0, 18)},
+    **{("device", "bilinear"): (0.0, 0), ("device", "bicubic"): (0.0, 0)},
     **{("dali", "bilinear"): (0.3, 22), ("dali", "bicubic"): (0.3, 22)},
 }
 CASES = [*LIMITS, ("reference", "bilinear"), ("reference", "bicubic"), ("reference", "area")]
@@ -29,7 +30,8 @@ STORES = ("tree", "shards_set", "beton_set", "raw_beton")
 
 
 def needed(decoder: str) -> None:
-    missing = {"native": why_missing, "ffcv": ffcv.why_missing, "dali": dali_graph.why_missing}.get(decoder, str)()
+    name = decoder.partition("+")[0]
+    missing = {"reference": str, "ffcv": ffcv.why_missing, "dali": dali_graph.why_missing}.get(name, why_missing)()
     if missing:
         pytest.skip(missing)
 

@@ -39,12 +39,14 @@ def jpeg(pixels: np.ndarray, sampling: str, quality: int = 90, progressive: bool
     return bytes(data.tobytes())
 
 
-def by_pillow(data: bytes | np.ndarray, box: np.ndarray, flip: bool, size: int, interpolation: str) -> np.ndarray:
+def by_pillow(
+    data: bytes | np.ndarray, box: np.ndarray, flip: bool, size: int | tuple[int, int], interpolation: str
+) -> np.ndarray:
     image = Image.fromarray(data) if isinstance(data, np.ndarray) else Image.open(io.BytesIO(data)).convert("RGB")
     top, left, height, width = (int(edge) for edge in box)
-    pixels = np.asarray(
-        image.crop((left, top, left + width, top + height)).resize((size, size), FILTERS[interpolation])
-    )
+    out_height, out_width = (size, size) if isinstance(size, int) else size
+    crop = image.crop((left, top, left + width, top + height))
+    pixels = np.asarray(crop.resize((out_width, out_height), FILTERS[interpolation]))
     return pixels[:, ::-1] if flip else pixels
 
 

@@ -82,7 +82,7 @@ def test_a_cut_that_nobody_has_noticed_yet_fails_its_samples_only(
     assert same == 51 - len(loader.bad)
 
 
-@pytest.mark.parametrize("name", ["native", "ffcv", "dali", "dali+native"])
+@pytest.mark.parametrize("name", ["native", "ffcv", "dali", "dali+native", "device"])
 @pytest.mark.parametrize("raw", [False, True])
 def test_every_image_after_the_cut_is_gone_and_none_before(
     tmp_path: Path, shards_set: Path, raw: bool, name: str

@@ -46,6 +46,33 @@ class Packer:
         ends = (starts[:-1] + images.lengths).tolist()
         return [packed[start:end] for start, end in zip(starts[:-1].tolist(), ends, strict=True)], done
 
+    def boxes(
+        self, images: Encodings, counts: _Ints, boxes: _Ints, starts: npt.NDArray[np.uint64], packed: _Bytes
+    ) -> _Bytes:
+        """Copies boxes of raw pixels, each to rows without gaps.
+
+        Args:
+            images: n of them, raw pixels.
+            counts: (n,) boxes of each.
+            boxes: (m, 4) top, left, height, width, in one piece.
+            starts: `starts_of` them.
+            packed: at least as many bytes as they take.
+
+        Returns:
+            (n,) IS_DONE, IS_GONE where the image's memory has gone, IS_FOR_ANOTHER where a box is not inside of it.
+        """
+        done = np.zeros(len(images), dtype=np.uint8)
+        arrays = (images.addresses, images.lengths, images.shapes, counts, boxes, starts, packed, done)
+        self._library.twistnet_pack_boxes(self._handle.address, len(images), *(array.ctypes.data for array in arrays))
+        return done
+
+
+def starts_of(images: Encodings, counts: _Ints, boxes: _Ints) -> npt.NDArray[np.uint64]:
+    """(m + 1,) where each box begins in memory, and where the last one ends; one that is not inside takes none."""
+    shapes = np.repeat(images.shapes, counts, axis=0)
+    fits = ((boxes[:, :2] >= 0) & (boxes[:, 2:] > 0) & (boxes[:, 2:] <= shapes - boxes[:, :2])).all(axis=1)
+    return _starts(np.where(fits, 3 * boxes[:, 2] * boxes[:, 3], 0).astype(np.uint64))
+
 
 def _starts(lengths: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """Where each begins, and where the last one ends."""
