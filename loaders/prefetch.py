@@ -28,12 +28,17 @@ class Prefetch(Generic[T]):
     """
 
     def __init__(self, source: Callable[[Callable[[], bool]], Iterator[T]], depth: int) -> None:
-        self._queue: queue.Queue[T | _End] = queue.Queue(maxsize=depth)
+        # Simple queues, also for the room that is left: an interrupt in the middle of `Queue.get` may leave its lock
+        # taken for ever, and whoever closes would wait for it.
+        self._items: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
+        self._room: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(depth):
+            self._room.put(None)
         self._stop = threading.Event()
         self._end: _End | None = None
         # The thread must not hold this object, or an iterator that is dropped early would never be collected.
         self._thread = threading.Thread(
-            target=_run, args=(source, self._queue, self._stop), name="twistnet-prefetch", daemon=True
+            target=_run, args=(source, self._items, self._room, self._stop), name="twistnet-prefetch", daemon=True
         )
         self._thread.start()
 
@@ -45,8 +50,9 @@ class Prefetch(Generic[T]):
     def get(self) -> T:
         """The next item. Raises StopIteration at the end, and whatever the source raised; then the same again."""
         if self._end is None:
-            item = self._queue.get()
+            item = self._items.get()
             if not isinstance(item, _End):
+                self._room.put(None)
                 return item
             self._end = item
         raise self._end.error if self._end.error is not None else StopIteration
@@ -58,35 +64,36 @@ class Prefetch(Generic[T]):
     def close(self, error: BaseException | None = None) -> None:
         """Ends the thread and waits for that; who waits in `get` is told `error`, or that this is all."""
         self._stop.set()
-        told = False
-        while not told:
-            try:
-                self._queue.put_nowait(_End(error))
-                told = True
-            except queue.Full:
-                with contextlib.suppress(queue.Empty):  # an item that nobody will ask for
-                    self._queue.get_nowait()
+        with contextlib.suppress(queue.Empty):
+            while True:  # items that nobody will ask for
+                self._items.get_nowait()
+        self._items.put(_End(error))
         self._thread.join()
 
 
 def _run(
-    source: Callable[[Callable[[], bool]], Iterator[T]], items: queue.Queue[T | _End], stop: threading.Event
+    source: Callable[[Callable[[], bool]], Iterator[T]],
+    items: queue.SimpleQueue[T | _End],
+    room: queue.SimpleQueue[None],
+    stop: threading.Event,
 ) -> None:
     error: BaseException | None = None
     try:
         for item in source(stop.is_set):
-            if not _put(items, item, stop):
+            if not _wait_for(room, stop):
                 return
+            items.put(item)
     except BaseException as raised:  # whatever it is, it belongs to the consumer
         error = raised
-    _put(items, _End(error), stop)
+    items.put(_End(error))
 
 
-def _put(items: queue.Queue[T | _End], item: T | _End, stop: threading.Event) -> bool:
+def _wait_for(room: queue.SimpleQueue[None], stop: threading.Event) -> bool:
+    """Whether there is room, before all is stopped."""
     while not stop.is_set():
         try:
-            items.put(item, timeout=_POLL_S)
-        except queue.Full:
+            room.get(timeout=_POLL_S)
+        except queue.Empty:
             continue
         return True
     return False
