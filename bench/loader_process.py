@@ -16,13 +16,34 @@ from pathlib import Path
 from typing import Any
 
 from loaders import CropPolicy, open_loader
+from twistnet.recipe import named
 
 
-def ours(path: Path, *, batch_size: int, size: int, workers: int, decoder: str = "native") -> Iterator[Iterator[int]]:
-    """Our loader without augmentation: one epoch after another, each as the number of images of its batches."""
+def ours(
+    path: Path, *, batch_size: int, size: int, workers: int, decoder: str = "native", augmented: bool = False
+) -> Iterator[Iterator[int]]:
+    """Our loader: one epoch after another, each as the number of images of its batches.
+
+    Args:
+        path: of the set.
+        batch_size: images of a batch.
+        size: side of the images in pixels.
+        workers: threads that decode.
+        decoder: as for `open_loader`.
+        augmented: whether the guide's RandAugment, normalisation and mixing follow; else uint8 as decoded.
+    """
     crops = CropPolicy(interpolation="area" if decoder == "ffcv" else "bilinear")
+    augment = named("guide").train_augment() if augmented else None
     loader = open_loader(
-        path, "train", batch_size, train=True, size=size, decoder=decoder, num_threads=workers, crops=crops
+        path,
+        "train",
+        batch_size,
+        train=True,
+        size=size,
+        decoder=decoder,
+        num_threads=workers,
+        crops=crops,
+        augment=augment,
     )
     epoch = 0
     while True:

@@ -42,6 +42,8 @@ class System:
 
 NATIVE = System(name="ours", options={"decoder": "native"})
 FFCV_PIXELS = System(name="ours", options={"decoder": "ffcv"})
+DALI = System(name="ours", options={"decoder": "dali"})
+DALI_AND_NATIVE = System(name="ours", options={"decoder": "dali+native"})
 REFERENCE = System(name="ours", options={"decoder": "reference"})
 FFCV = System(name="ffcv_loader")
 FFCV_THROUGH = System(name="ffcv_loader", options={"fits": False})
@@ -50,6 +52,8 @@ BETONS = {"500 px .beton": (500, "jpg"), "400 px .beton": (400, "jpg"), "raw 256
 SYSTEMS: Mapping[str, Mapping[str, System]] = {
     "tree": {
         "native": NATIVE,
+        "dali": DALI,
+        "dali+native": DALI_AND_NATIVE,
         "reference": REFERENCE,
         "torchvision, the guide's": System(name="torchvision_loader"),
         "timm": System(name="timm_loader"),
@@ -58,8 +62,14 @@ SYSTEMS: Mapping[str, Mapping[str, System]] = {
     },
     "shards": {
         "native": NATIVE,
+        "dali": DALI,
+        "dali+native": DALI_AND_NATIVE,
         "DALI on the CPU": System(name="dali_loader:shard_batches"),
         "webdataset with torchvision v2 uint8": System(name="webdataset_loader"),
+    },
+    "augmented tree": {
+        "native, the guide's": System(name="ours", options={"augmented": True}),
+        "DALI on the CPU with its own RandAugment": System(name="dali_loader", options={"augmented": True}),
     },
     **{name: {"native": NATIVE, "ffcv": FFCV_PIXELS, "FFCV": FFCV} for name in BETONS},
 }
@@ -146,7 +156,7 @@ def loaders(
 
 def make_set(name: str, tree: Path, root: Path, workers: int) -> Path:
     """The tree's training split in one of the forms of SYSTEMS."""
-    if name == "tree":
+    if name in ("tree", "augmented tree"):
         return tree
     if name == "shards":
         conversion = Conversion(out=root / "shards", policy=ImagePolicy.parse("original"), workers=workers)

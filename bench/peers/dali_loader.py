@@ -1,4 +1,4 @@
-"""A DALI pipeline on its CPU backend: random region, antialiased linear resize, flip; uint8."""
+"""DALI's own pipelines: its reader, random region, antialiased linear resize, flip; uint8, on the CPU or on a card."""
 
 from __future__ import annotations
 
@@ -7,20 +7,33 @@ from pathlib import Path
 from typing import Any
 
 from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali.auto_aug import rand_augment
 from nvidia.dali.plugin.pytorch import DALIGenericIterator, LastBatchPolicy
 
 
-def batches(path: Path, *, batch_size: int, size: int, workers: int) -> Iterator[Iterator[int]]:
-    """One epoch over a tree after another, each as the number of images of its batches."""
-    return _batches(
-        lambda: fn.readers.file(file_root=str(path / "train"), random_shuffle=True, name="reader"),
-        batch_size,
-        size,
-        workers,
-    )
+def batches(
+    path: Path, *, batch_size: int, size: int, workers: int, card: int | None = None, augmented: bool = False
+) -> Iterator[Iterator[int]]:
+    """One epoch over a tree after another, each as the number of images of its batches.
+
+    Args:
+        path: of the tree.
+        batch_size: images of a batch.
+        size: side of the images in pixels.
+        workers: DALI's threads.
+        card: number of the CUDA device that decodes; None for DALI's CPU backend.
+        augmented: whether its RandAugment follows, two operations of magnitude 9 of 31.
+    """
+
+    def read() -> Any:
+        return fn.readers.file(file_root=str(path / "train"), random_shuffle=True, name="reader")
+
+    return _batches(read, batch_size, size, workers, card, augmented)
 
 
-def shard_batches(path: Path, *, batch_size: int, size: int, workers: int) -> Iterator[Iterator[int]]:
+def shard_batches(
+    path: Path, *, batch_size: int, size: int, workers: int, card: int | None = None
+) -> Iterator[Iterator[int]]:
     """The same over the shards of a converted set, with the index files beside them."""
     shards = sorted(path.glob("train-*.tar"))
 
@@ -35,18 +48,27 @@ def shard_batches(path: Path, *, batch_size: int, size: int, workers: int) -> It
         )
         return encoded, fn.pad(labels)  # digits, more of them for some classes
 
-    return _batches(read, batch_size, size, workers)
+    return _batches(read, batch_size, size, workers, card, augmented=False)
 
 
-def _batches(read: Callable[[], Any], batch_size: int, size: int, workers: int) -> Iterator[Iterator[int]]:
-    @pipeline_def(batch_size=batch_size, num_threads=workers, device_id=None)  # type: ignore[untyped-decorator]
+def _batches(
+    read: Callable[[], Any], batch_size: int, size: int, workers: int, card: int | None, augmented: bool
+) -> Iterator[Iterator[int]]:
+    @pipeline_def(  # type: ignore[untyped-decorator]
+        batch_size=batch_size, num_threads=workers, device_id=card, enable_conditionals=augmented
+    )
     def pipeline() -> Any:
         encoded, labels = read()
         images = fn.decoders.image_random_crop(
-            encoded, device="cpu", output_type=types.RGB, random_area=[0.08, 1.0], random_aspect_ratio=[3 / 4, 4 / 3]
+            encoded,
+            device="cpu" if card is None else "mixed",
+            output_type=types.RGB,
+            random_area=[0.08, 1.0],
+            random_aspect_ratio=[3 / 4, 4 / 3],
         )
         images = fn.resize(images, resize_x=size, resize_y=size, interp_type=types.INTERP_LINEAR, antialias=True)
-        return fn.flip(images, horizontal=fn.random.coin_flip()), labels
+        images = fn.flip(images, horizontal=fn.random.coin_flip())
+        return rand_augment.rand_augment(images, n=2, m=9) if augmented else images, labels
 
     loader = DALIGenericIterator(
         pipeline(), ["images", "labels"], reader_name="reader", last_batch_policy=LastBatchPolicy.DROP, auto_reset=True
