@@ -45,7 +45,7 @@ class DaliDecoder:
 
     Args:
         interpolation: "bilinear" or "bicubic", both antialiased.
-        num_threads: DALI's threads in each of its two graphs, and as many for what it does not take.
+        num_threads: DALI's threads, and as many for what it does not take.
         card: number of the CUDA device; None for DALI's CPU backend.
         largest: height and width in pixels that no image exceeds, for which the card's memory is taken at once; 0, 0
             where they are not known.

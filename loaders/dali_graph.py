@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import inspect
 import io
+import math
 import queue
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -146,16 +147,17 @@ class Graph:
 
 
 class Graphs:
-    """Graphs that take turns.
+    """Graphs that take turns, and share the threads: a batch's last images do not keep all of them waiting.
 
     Args:
-        interpolation, num_threads, card, largest: as for `Graph`.
+        num_threads: of all together.
+        interpolation, card, largest: as for `Graph`.
     """
 
     def __init__(self, interpolation: str, num_threads: int, card: int | None, largest: tuple[int, int]) -> None:
         self._idle: queue.LifoQueue[Graph] = queue.LifoQueue()
         for _ in range(GRAPHS):
-            self._idle.put(Graph(interpolation, num_threads, card, largest))
+            self._idle.put(Graph(interpolation, math.ceil(num_threads / GRAPHS), card, largest))
 
     def close(self) -> None:
         """Ends the threads of the graphs that nobody uses."""
@@ -183,7 +185,7 @@ def copy_out(pixels: Any, out: _Pixels | Tensor, rows: _Ints) -> None:
     run = slice(int(rows[0]), int(rows[-1]) + 1)
     is_run = run.stop - run.start == len(rows)
     if isinstance(out, np.ndarray):
-        out[run if is_run else rows] = pixels.as_array()
+        out[run if is_run else rows] = np.asarray(pixels.as_tensor())  # a view
         return
     import torch
     from nvidia.dali.plugin.pytorch import feed_ndarray
