@@ -6,26 +6,38 @@ import contextlib
 import dataclasses
 import functools
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
 import torch
 from torch import Tensor, nn
 
+from bench import gpu_loading
+from bench.conversion import link
 from bench.options import check_positive
+from bench.pixels import PixelStore
 from bench.rows import append_rates
 from bench.timing import Rate, measure
+from convert.converting import Conversion, convert_split
+from convert.images import ImagePolicy
 from convert.photographs import make_demo_sets
-from loaders import Batch, InputError, Loader, open_loader
+from convert.sources import find_source
+from loaders import Batch, CropPolicy, InputError, Loader, dali_graph, open_loader, open_store
 from loaders.augment import Augment
+from loaders.choosing import make_decoder
+from loaders.cores import usable_cores
+from loaders.encodings import Encoded
+from loaders.reference import decoded
 from twistnet.loss import mixed_cross_entropy
 from twistnet.optimiser import make_optimiser
 from twistnet.precision import Precision
 from twistnet.recipe import Recipe, named
 
-CUDA = torch.device("cuda")
+CUDA = torch.device("cuda", 0)
+THREADS = (2, 8, 16)  # that load
 
 
 def gpu(*, batch_size: int = 256, size: int = 224, rounds: int = 5, seconds: float = 3.0) -> None:
@@ -42,22 +54,55 @@ def gpu(*, batch_size: int = 256, size: int = 224, rounds: int = 5, seconds: flo
         raise InputError("this machine has no CUDA card: run python -m bench gpu where there is one.")
     recipe = named("guide").with_changes(size=size, batch_size=batch_size, amp=True)
     with tempfile.TemporaryDirectory() as folder:
-        data = make_demo_sets(Path(folder), progress=False).photographs
+        data = make_demo_sets(Path(folder) / "demo", progress=False).photographs
         check_model(CUDA)
         check_augment(CUDA, recipe.with_changes(batch_size=32))
         check_loader(CUDA, data, recipe.with_changes(batch_size=32))
         check_step(CUDA, recipe.with_changes(batch_size=32))
+        check_decoders(CUDA, data)
         print("All results on the card are right.")
         options = {"batch": batch_size, "size": size, "dtype": Precision.choose(CUDA, amp=True).dtype}
-        for name, rates in (
-            ("train step", step_rates(CUDA, recipe, rounds, seconds)),
-            ("augment", augment_rates(CUDA, recipe, rounds, seconds)),
-            ("loader", loader_rates(CUDA, data, recipe, rounds, seconds)),
-        ):
-            path = append_rates("gpu", {f"{name}: {what}": rate for what, rate in rates.items()}, options, CUDA)
-            for what, rate in rates.items():
-                print(f"{name}, {what}: {rate.median:,.0f} img/s ({rate.low:,.0f} to {rate.high:,.0f}, n={rate.n})")
+        for name, more, rates in measured(CUDA, Path(folder), data, recipe, rounds, seconds):
+            found = {f"{name}: {what}": rate for what, rate in rates.items()}
+            path = append_rates("gpu", found, {**options, **more}, CUDA)  # at once: the next one may fail
+            about = "".join(f", {key} {value}" for key, value in more.items())
+            for what, rate in found.items():
+                print(f"{what}{about}: {rate.median:,.0f} img/s ({rate.low:,.0f} to {rate.high:,.0f}, n={rate.n})")
     print(f"Rows added to {path}: commit them.")
+
+
+def measured(
+    device: torch.device, folder: Path, data: Path, recipe: Recipe, rounds: int, seconds: float
+) -> Iterator[tuple[str, dict[str, Any], dict[str, Rate]]]:
+    """Names, further options and rates, one after another."""
+    yield "train step", {}, step_rates(device, recipe, rounds, seconds)
+    yield "augment", {}, augment_rates(device, recipe, rounds, seconds)
+    yield "loader", {}, loader_rates(device, data, recipe, rounds, seconds)
+    yield from loading(device, folder, recipe.batch_size, recipe.size, min(rounds, 3), seconds / 2)
+
+
+def loading(
+    device: torch.device, folder: Path, batch_size: int, size: int, rounds: int, seconds: float, per_class: int = 300
+) -> Iterator[tuple[str, dict[str, Any], dict[str, Rate]]]:
+    """Names, further options and rates of all that loads; without DALI what does without it."""
+    tree = make_demo_sets(folder / "larger", train_per_class=per_class, progress=False).photographs
+    times: dict[str, Any] = {"batch_size": batch_size, "size": size, "rounds": rounds, "seconds": seconds}
+    yield "upload", {}, gpu_loading.upload_rates(device, **times)
+    pixels = PixelStore(tree, max_side=256, count=2048, times=16)
+    for threads in THREADS:
+        yield "raw 256 px", {"threads": threads}, gpu_loading.crop_rates(device, pixels, threads=threads, **times)
+    if missing := dali_graph.why_missing():
+        print(f"Left out: {missing}.")
+        return
+    for policy in ("original", "short_side=256"):
+        shards = folder / policy
+        conversion = Conversion(out=shards, policy=ImagePolicy.parse(policy), workers=usable_cores())
+        convert_split(find_source(link(tree, folder / f"linked {policy}", 4), "train"), conversion, lambda _: None)
+        more = {"set": policy, "threads": THREADS[1]}
+        yield "decode", more, gpu_loading.decode_rates(device, shards, threads=THREADS[1], **times)
+        for threads in THREADS:
+            more = {"set": policy, "threads": threads}
+            yield "shards", more, gpu_loading.loading_rates(device, shards, threads=threads, **times)
 
 
 def check_model(device: torch.device) -> None:
@@ -101,6 +146,31 @@ def check_loader(device: torch.device, data: Path, recipe: Recipe) -> None:
             _expect_close(f"the loader's {name}", getattr(on_card, name).cpu(), getattr(on_cpu, name), 0.0)
     for loader in epochs:
         loader.close()
+
+
+def check_decoders(device: torch.device, data: Path) -> None:
+    """Pixels of the decoders that work on the card: crops of raw ones are the CPU's, DALI's are near them."""
+    store = open_store(data, "train")
+    ids = np.arange(48)
+    encoded = [bytes(store.read(int(sample))) for sample in ids]
+    whole = [decoded(image) for image in encoded]
+    native = make_decoder("native", "bicubic", 2)
+    sizes, _ = native.sizes(encoded)
+    boxes, flips = CropPolicy().boxes(0, 0, ids, sizes, train=True), ids % 2 == 0
+    right = np.zeros((48, 96, 96, 3), dtype=np.uint8)
+    native.decode(encoded, boxes, flips, right)
+    todo: list[tuple[str, Sequence[Encoded], float]] = [("device", whole, 0.0)]
+    if dali_graph.why_missing() is None:
+        todo.append(("dali", encoded, 24.0))
+    for name, images, tolerance in todo:
+        decoder = make_decoder(name, "bicubic", 2, device, store)
+        out = torch.zeros(right.shape, dtype=torch.uint8, device=device)
+        failures = decoder.decode(images, boxes, flips, out if decoder.on_device else out.numpy())
+        decoder.close()
+        if failures:
+            raise InputError(f"decoder {name} fails at {len(failures)} of 48 images ({failures}): it is wrong.")
+        _expect_close(f"{name}'s pixels", out.cpu(), torch.from_numpy(right), tolerance)
+    native.close()
 
 
 def check_step(device: torch.device, recipe: Recipe) -> None:

@@ -51,6 +51,7 @@ class DaliDecoder:
             where they are not known.
         shares: whether the native decoder takes a part of each batch, as large as lets both end together: the pixels
             depend on which one an image came to.
+        hardware: share of the pixels that a card's own JPEG decoder is given where it has one, 0 to 1; DALI's default.
 
     Raises:
         InputError: for another interpolation, or where DALI or the native decoder is not there.
@@ -64,6 +65,7 @@ class DaliDecoder:
         card: int | None = None,
         largest: tuple[int, int] = (0, 0),
         shares: bool = False,
+        hardware: float = 0.65,
     ) -> None:
         if interpolation not in INTERPOLATIONS:
             raise InputError(
@@ -76,7 +78,12 @@ class DaliDecoder:
         self._shares = Shares() if shares else None
         self._native = NativeDecoder(interpolation, num_threads)
         self._packer = Packer(num_threads)
-        self._graphs = Graphs(interpolation, num_threads, card, largest)
+        on_card = {
+            "hw_decoder_load": hardware,
+            "preallocate_height_hint": largest[0],
+            "preallocate_width_hint": largest[1],
+        }
+        self._graphs = Graphs(interpolation, num_threads, card, on_card)
         self._threads = ThreadPoolExecutor(GRAPHS, thread_name_prefix="twistnet-share")
 
     @property

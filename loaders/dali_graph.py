@@ -15,7 +15,7 @@ import inspect
 import io
 import math
 import queue
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 GRAPHS = 2
+ON_CPU = {"device": "cpu", "use_fast_idct": False}
+ON_CARD = {
+    "device": "mixed",
+    "jpeg_fancy_upsampling": True,  # as libjpeg-turbo does it, and so Pillow
+    "affine": False,  # else the threads of all graphs and ranks are bound to the same first cores
+}
 INTERPOLATIONS = {"bilinear": "INTERP_LINEAR", "bicubic": "INTERP_CUBIC"}
 _Pixels = npt.NDArray[np.uint8]
 _Ints = npt.NDArray[np.int64]
@@ -41,7 +47,10 @@ def why_missing() -> str | None:
         import nvidia.dali.fn
         import nvidia.dali.types  # noqa: F401
     except (ImportError, OSError) as error:
-        return f"DALI cannot be used ({error}): pip install 'twistnet[dali]', or take decoder native"
+        return (
+            f"DALI cannot be used ({error}): pip install 'twistnet[dali]', 'twistnet[dali12]' for CUDA 12, or take "
+            "decoder native"
+        )
     return None
 
 
@@ -52,11 +61,12 @@ class Graph:
         interpolation: of INTERPOLATIONS.
         num_threads: DALI's own threads.
         card: number of the CUDA device that decodes; None for the CPU.
-        largest: height and width in pixels that the card's memory is taken for at once; 0, 0 where they are not known.
+        on_card: further arguments of the decoder on the card.
     """
 
-    def __init__(self, interpolation: str, num_threads: int, card: int | None, largest: tuple[int, int]) -> None:
-        self._interpolation, self._num_threads, self._card, self._largest = interpolation, num_threads, card, largest
+    def __init__(self, interpolation: str, num_threads: int, card: int | None, on_card: Mapping[str, Any]) -> None:
+        self._interpolation, self._num_threads, self._card = interpolation, num_threads, card
+        self._on_card = on_card
         self._pipeline: Any = None
         self._capacity = 0
 
@@ -96,7 +106,8 @@ class Graph:
     def _run(self, jpegs: Sequence[_Pixels], boxes: _Ints, flips: _Pixels, size: tuple[int, int]) -> Any:
         if self._pipeline is None or self._capacity < len(jpegs):
             self._capacity = max(self._capacity, len(jpegs))
-            self._pipeline = self._build()
+            self._pipeline = self.defined()
+            self._pipeline.build()
         feed = self._pipeline.feed_input
         feed("jpegs", list(jpegs))
         feed("starts", boxes[:, :2].astype(np.int32))
@@ -106,11 +117,12 @@ class Graph:
         (pixels,) = self._pipeline.run()  # it waits until they are there
         return pixels
 
-    def _build(self) -> Any:
+    def defined(self) -> Any:
+        """The pipeline, whose operators and their arguments DALI has checked; not built, which needs the card."""
         from nvidia.dali import Pipeline, fn, types
 
         pipeline = Pipeline(
-            batch_size=self._capacity,
+            batch_size=max(self._capacity, 1),
             num_threads=self._num_threads,
             device_id=self._card,
             prefetch_queue_depth=1,
@@ -125,7 +137,8 @@ class Graph:
                 source(name="shapes", dtype=types.INT32, ndim=1),
                 axes=[0, 1],
                 output_type=types.RGB,
-                **(_on_cpu() if self._card is None else _on_card(self._largest)),
+                **(ON_CPU if self._card is None else {**ON_CARD, **self._on_card}),
+                **_orientation(),
             )
             resized = fn.resize(
                 decoded,
@@ -135,7 +148,6 @@ class Graph:
             )
             flipped = fn.flip(resized, horizontal=source(name="flips", dtype=types.INT32, ndim=0))
             pipeline.set_outputs(flipped)
-        pipeline.build()
         return pipeline
 
     def _check(self, error: RuntimeError) -> None:
@@ -151,13 +163,13 @@ class Graphs:
 
     Args:
         num_threads: of all together.
-        interpolation, card, largest: as for `Graph`.
+        interpolation, card, on_card: as for `Graph`.
     """
 
-    def __init__(self, interpolation: str, num_threads: int, card: int | None, largest: tuple[int, int]) -> None:
+    def __init__(self, interpolation: str, num_threads: int, card: int | None, on_card: Mapping[str, Any]) -> None:
         self._idle: queue.LifoQueue[Graph] = queue.LifoQueue()
         for _ in range(GRAPHS):
-            self._idle.put(Graph(interpolation, math.ceil(num_threads / GRAPHS), card, largest))
+            self._idle.put(Graph(interpolation, math.ceil(num_threads / GRAPHS), card, on_card))
 
     def close(self) -> None:
         """Ends the threads of the graphs that nobody uses."""
@@ -196,21 +208,6 @@ def copy_out(pixels: Any, out: _Pixels | Tensor, rows: _Ints) -> None:
     if not is_run:
         out[torch.from_numpy(rows).to(out.device)] = copy
     stream.record_event().synchronize()  # DALI writes to its memory again in the next call
-
-
-def _on_cpu() -> dict[str, Any]:
-    return {"device": "cpu", "use_fast_idct": False} | _orientation()
-
-
-def _on_card(largest: tuple[int, int]) -> dict[str, Any]:
-    height, width = largest
-    return {
-        "device": "mixed",
-        "jpeg_fancy_upsampling": True,  # as libjpeg-turbo does it, and so Pillow
-        "preallocate_height_hint": height,
-        "preallocate_width_hint": width,
-        "affine": False,  # else the threads of all graphs and ranks are bound to the same first cores
-    } | _orientation()
 
 
 @functools.cache

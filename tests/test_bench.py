@@ -20,7 +20,7 @@ from bench import rows
 from bench import stages as bench_stages
 from bench.__main__ import COMMANDS
 from bench.timing import Rate, measure
-from loaders import InputError, open_store
+from loaders import InputError, dali_graph, open_store
 from loaders.augment import Augment
 from loaders.native.library import why_missing
 from twistnet import environment
@@ -180,6 +180,22 @@ def test_what_cannot_be_measured_is_refused(
 ) -> None:
     assert run(command, COMMANDS, "python -m bench") == 1
     assert message in capsys.readouterr().err
+
+
+def test_loading_on_a_card_is_measured_beside_dali(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU, where all of it runs too."""
+    monkeypatch.setattr(bench_gpu, "THREADS", (1, 2))
+    bench_gpu.check_decoders(CPU, tree)
+    found = {}
+    for name, more, rates in bench_gpu.loading(CPU, tmp_path, 8, 32, 1, 0.01, per_class=2):
+        found[name, more.get("set"), more.get("threads")] = set(rates)
+        assert all(rate.median > 0 for rate in rates.values())
+    shards, sets = {"native", "dali", "dali+native", "DALI"}, ("original", "short_side=256")
+    assert found[("upload", None, None)] == {"pinned", "paged"}
+    assert all(found["raw 256 px", None, threads] == {"device", "native"} for threads in (1, 2))
+    if dali_graph.why_missing() is None:
+        assert all(found["shards", each, threads] == shards for each in sets for threads in (1, 2))
+        assert all(len(found["decode", each, 2]) == 4 for each in sets)
 
 
 @pytest.mark.gpu

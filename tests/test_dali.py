@@ -120,7 +120,7 @@ def test_what_dali_alone_fails_at_is_delivered_too(places: tuple[int, ...], monk
     """The rest of its batch has the pixels that it would have had; and the batch is halved to find it."""
     decoder = DaliDecoder("bilinear", 2)
     right = decode(decoder, WHOLE)
-    run, build = dali_graph.Graph._run, dali_graph.Graph._build
+    run, build = dali_graph.Graph._run, dali_graph.Graph.defined
     built: list[object] = []
 
     def some_fail(graph: dali_graph.Graph, jpegs: list[np.ndarray], *rest: Any) -> object:
@@ -129,7 +129,7 @@ def test_what_dali_alone_fails_at_is_delivered_too(places: tuple[int, ...], monk
         return run(graph, jpegs, *rest)
 
     monkeypatch.setattr(dali_graph.Graph, "_run", some_fail)
-    monkeypatch.setattr(dali_graph.Graph, "_build", lambda graph: built.append(graph) or build(graph))
+    monkeypatch.setattr(dali_graph.Graph, "defined", lambda graph: built.append(graph) or build(graph))
     found = decode(decoder, WHOLE)
     boxes, flips = boxes_of(WHOLE)
     for place in range(len(WHOLE)):
@@ -243,3 +243,15 @@ def test_what_cannot_work_is_refused(tree: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("loaders.dali.why_missing", lambda: "DALI cannot be used (no)")
     with pytest.raises(InputError, match=r"DALI cannot be used \(no\)\."):
         open_loader(tree, "train", 8, train=True, decoder="dali")
+
+
+def test_the_cards_graph_has_arguments_that_dali_knows() -> None:
+    """As far as that can be seen without a card: DALI checks names and types when operators are defined."""
+    decoder = DaliDecoder("bicubic", 4, card=0, largest=(500, 400), hardware=0.9)
+    with decoder._graphs.one() as graph:
+        assert graph.defined() is not None
+        graph._on_card = {"hardware_load": 0.9}
+        with pytest.raises(KeyError, match="hardware_load"):
+            graph.defined()
+    assert decoder.on_device
+    decoder.close()
