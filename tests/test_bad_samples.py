@@ -199,7 +199,8 @@ def test_the_size_may_change_with_every_epoch(tree: Path) -> None:
 
 
 ENDLESS = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background inherits as ignored
 from loaders import open_loader
 loader = open_loader(sys.argv[1], "train", 8, train=True, size=32)
 print("ready", flush=True)
