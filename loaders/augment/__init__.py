@@ -1,7 +1,8 @@
 """Augmentation of decoded batches, on any device: RandAugment, normalisation, mixup and cutmix.
 
-Everything here is plain torch. It is the definition that faster implementations are compared with, and what runs where
-there is no accelerator. Random numbers come from `loaders.draws`; nothing here draws by itself.
+Plain torch (ops.py, mixing.py) is the definition, and what runs where there is no card. On a card Triton's kernels
+(kernels.py) do the same from a table of the batch's draws (table.py), in one read and one write. Random numbers come
+from `loaders.draws`; nothing here draws by itself.
 """
 
 from __future__ import annotations

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from loaders import draws as sample_draws
+from loaders.augment.upload import upload
 from loaders.draws import CUTMIX, MIXUP, Ints, MixDraws
 from loaders.errors import InputError
 
@@ -105,24 +107,25 @@ class Mix:
                 f"Mixing was given {len(images)} images and draws for {len(draws.kind)}: "
                 "draw with the ids of these images."
             )
-        result = torch.empty_like(images)
-        # A sample at a time, because the host knows the draws: gathering the partners of the whole batch first would
-        # write and read as much memory again, and cutmix needs no more of a partner than the box.
-        for own, mixed, kind, partner, weight, box in zip(
-            images,
-            result,
-            draws.kind.tolist(),
-            draws.partner.tolist(),
-            draws.weight.tolist(),
-            draws.boxes.tolist(),
-            strict=True,
-        ):
-            if kind == MIXUP:
-                # Not torch.lerp, whose last bit depends on how the threads divide a tensor.
-                mixed.copy_((own.float() * weight).add_(images[partner].float() * (1.0 - weight)))
-                continue
-            mixed.copy_(own)
-            if kind == CUTMIX:
-                top, left, bottom, right = box
-                mixed[:, top:bottom, left:right] = images[partner, :, top:bottom, left:right]
+        result = images.clone()
+        mixup = np.flatnonzero(draws.kind == MIXUP)
+        if len(mixup):
+            own, others = upload(mixup, images.device), upload(draws.partner[mixup], images.device)
+            weight = upload(draws.weight[mixup], images.device).view(-1, 1, 1, 1)
+            # Not torch.lerp, whose last bit depends on how the threads divide a tensor.
+            mixed = (images[own].float() * weight).add_(images[others].float() * (1.0 - weight))
+            result.index_copy_(0, own, mixed.to(images.dtype))
+        cutmix = np.flatnonzero(draws.kind == CUTMIX)
+        if len(cutmix):
+            own, others = upload(cutmix, images.device), upload(draws.partner[cutmix], images.device)
+            inside = _inside(upload(draws.boxes[cutmix], images.device), *images.shape[2:])
+            result.index_copy_(0, own, torch.where(inside, images[others], images[own]))
         return result
+
+
+def _inside(boxes: Tensor, height: int, width: int) -> Tensor:
+    """(N, 1, H, W) whether a pixel lies in its sample's box of top, left, bottom and right."""
+    top, left, bottom, right = (edge.view(-1, 1, 1, 1) for edge in boxes.unbind(1))
+    row = torch.arange(height, device=boxes.device).view(1, 1, -1, 1)
+    column = torch.arange(width, device=boxes.device).view(1, 1, 1, -1)
+    return (row >= top) & (row < bottom) & (column >= left) & (column < right)

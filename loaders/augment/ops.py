@@ -35,14 +35,12 @@ def shear_x(images: Tensor, slope: float) -> Tensor:
 
     Nearest pixel, black where nothing is left. `slope` is the tangent of the angle, not the angle.
     """
-    half_height = images.shape[1] / 2
-    return _warp(images, (1.0, slope, slope * half_height), (0.0, 1.0, 0.0))
+    return _warp(images, _WARPS["ShearX"](slope, *images.shape[1:3]))
 
 
 def shear_y(images: Tensor, slope: float) -> Tensor:
     """Moves each column up by `slope` times its distance from the left edge: otherwise as `shear_x`."""
-    half_width = images.shape[2] / 2
-    return _warp(images, (1.0, 0.0, 0.0), (slope, 1.0, slope * half_width))
+    return _warp(images, _WARPS["ShearY"](slope, *images.shape[1:3]))
 
 
 def translate_x(images: Tensor, pixels: float) -> Tensor:
@@ -62,8 +60,7 @@ def translate_y(images: Tensor, pixels: float) -> Tensor:
 
 def rotate(images: Tensor, degrees: float) -> Tensor:
     """Turns the images counter-clockwise about their centre: nearest pixel, black corners, torchvision's `rotate`."""
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    return _warp(images, (cos, -sin, 0.0), (sin, cos, 0.0))
+    return _warp(images, _WARPS["Rotate"](degrees, *images.shape[1:3]))
 
 
 def brightness(images: Tensor, change: float) -> Tensor:
@@ -191,10 +188,33 @@ def _shift(images: Tensor, pixels: int, dim: int) -> Tensor:
 _Row = tuple[float, float, float]
 
 
-def _warp(images: Tensor, row_x: _Row, row_y: _Row) -> Tensor:
-    """Images whose pixel (x, y) is the source's nearest to (row_x, row_y) times (x, y, 1); 0 is the image's centre."""
+def _rotation(degrees: float, _height: int, _width: int) -> tuple[_Row, _Row]:
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return (cos, -sin, 0.0), (sin, cos, 0.0)
+
+
+# By a magnitude, an image's height and its width: two rows that, times (x, y, 1), give a pixel's source.
+_WARPS: dict[str, Callable[[float, int, int], tuple[_Row, _Row]]] = {
+    "ShearX": lambda slope, height, _: ((1.0, slope, slope * (height / 2)), (0.0, 1.0, 0.0)),
+    "ShearY": lambda slope, _, width: ((1.0, 0.0, 0.0), (slope, 1.0, slope * (width / 2))),
+    "Rotate": _rotation,
+}
+
+
+def coefficients(name: str, magnitude: float, height: int, width: int) -> tuple[float, ...]:
+    """The two rows of a shear or rotation as the arithmetic of `_nearest` takes them: six float32 numbers."""
+    row_x, row_y = _WARPS[name](magnitude, height, width)
+    return (*_over_half(row_x, width).tolist(), *_over_half(row_y, height).tolist())
+
+
+def _over_half(row: _Row, size: int) -> npt.NDArray[np.float32]:
+    return np.asarray(np.array(row, dtype=np.float32) / np.float32(size / 2))
+
+
+def _warp(images: Tensor, rows: tuple[_Row, _Row]) -> Tensor:
+    """Images whose pixel (x, y) is the source's nearest to the rows times (x, y, 1); 0 is the image's centre."""
     count, height, width, _ = images.shape
-    sources, inside = _source_map(row_x, row_y, height, width, images.device)
+    sources, inside = _source_map(*rows, height, width, images.device)
     return images.reshape(count, -1).gather(1, sources.expand(count, -1)).mul_(inside).view(images.shape)
 
 
@@ -225,7 +245,7 @@ def _nearest(row: _Row, height: int, width: int, size: int) -> tuple[npt.NDArray
     """
     x = (np.arange(width) - (width - 1) / 2).astype(np.float32)[None, :]
     y = (np.arange(height) - (height - 1) / 2).astype(np.float32)[:, None]
-    by_x, by_y, by_one = np.array(row, dtype=np.float32) / np.float32(size / 2)
+    by_x, by_y, by_one = _over_half(row, size)
     # In float64 the product is exact, so that this rounds once, as a fused multiply-add does.
     fused = (x * by_x).astype(np.float64) + y.astype(np.float64) * np.float64(by_y)
     share = fused.astype(np.float32) + by_one

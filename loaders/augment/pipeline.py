@@ -12,6 +12,7 @@ from torch import Tensor
 
 from loaders.augment.mixing import Mix
 from loaders.augment.randaugment import RandAugment
+from loaders.augment.table import NUM_OPS, table_of
 from loaders.draws import Ints, MixDraws, OpDraws
 from loaders.errors import InputError
 
@@ -104,14 +105,39 @@ class Augment:
                 f"Augmentation was given {images.dtype} images of shape {tuple(images.shape)}: "
                 "give decoded uint8 images of shape (B, H, W, 3)."
             )
-        if self.randaugment is not None:
-            assert draws.ops is not None, "draws of an Augment without RandAugment"
+        assert (draws.ops is None) == (self.randaugment is None), "draws of another Augment"
+        assert (draws.mix is None) == (self.mix is None), "draws of another Augment"
+        if images.is_cuda and (draws.ops is None or draws.ops.ops.shape[1] <= NUM_OPS):
+            return self.by_kernels(images, draws)
+        if self.randaugment is not None and draws.ops is not None:
             images = self.randaugment(images, draws.ops)
         normalised = self._normalise(images)
-        if self.mix is not None:
-            assert draws.mix is not None, "draws of an Augment without mixing"
+        if self.mix is not None and draws.mix is not None:
             normalised = self.mix(normalised, draws.mix)
         return normalised.to(self.dtype)
+
+    def by_kernels(self, images: Tensor, draws: AugmentDraws) -> Tensor:
+        """The same by Triton's kernels, as a call does on a card where a sample has two operations at most.
+
+        Args:
+            images: (B, H, W, 3) uint8, on a card, or anywhere in Triton's interpreter.
+            draws: from `draw`, for these samples.
+        """
+        from loaders.augment import fused  # Triton
+
+        count, height, width, _ = images.shape
+        num_bins = self.randaugment.num_bins if self.randaugment is not None else 0
+        table = table_of(count, draws.ops, draws.mix, num_bins, (height, width))
+        mean, std = _levels_of_a_row(self.mean, self.std, 1, images.device)
+        return fused.augmented(
+            images.contiguous(),
+            fused.DeviceTable.of(table, images.device),
+            mean,
+            std,
+            self.dtype,
+            has_ops=draws.ops is not None,
+            has_mix=draws.mix is not None,
+        )
 
     def _normalise(self, images: Tensor) -> Tensor:
         """(pixel / 255 - mean) / std: a (B, 3, H, W) float32 view of new (B, H, W, 3) memory."""

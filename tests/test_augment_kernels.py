@@ -1,0 +1,141 @@
+"""The kernels of augmentation against its plain torch, in Triton's interpreter: bit for bit in float32."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+
+from loaders.augment import Augment, AugmentDraws, Mix, RandAugment
+from loaders.augment.ops import SPACE
+from loaders.draws import OpDraws
+
+pytest.importorskip("triton")
+
+SIZES = ((16, 24), (24, 16))
+
+
+def images_of(count: int, height: int, width: int) -> torch.Tensor:
+    """Photographs, a ramp, a constant and random bytes, one after another."""
+    rng = np.random.default_rng(count)
+    ramp = np.tile((np.arange(width) * 255 // (width - 1))[None, :, None], (height, 1, 3))
+    found = []
+    for place in range(count):
+        photograph = (skimage.data.astronaut(), skimage.data.coffee(), skimage.data.chelsea())[place % 3]
+        top, left = rng.integers(0, 250, 2)
+        crop = photograph[top : top + 2 * height : 2, left : left + 2 * width : 2]
+        others = (crop, crop, rng.integers(0, 256, (height, width, 3)), ramp, np.full((height, width, 3), 77))
+        found.append(others[place % 5].astype(np.uint8))
+    return torch.from_numpy(np.stack(found))
+
+
+def every_op() -> OpDraws:
+    """Each operation at its weakest, a middle and its strongest bin, either way, as the first or the second of two."""
+    rows = [(op, bin_, sign) for op in range(len(SPACE)) for bin_ in (0, 9, 30) for sign in (1, -1)]
+    ops, bins, signs = (np.array(column) for column in zip(*rows, strict=True))
+    alone, bin_0, plus = np.zeros_like(ops), np.zeros_like(ops), np.ones_like(ops)
+    pairs = ((ops, alone), (alone, ops)), ((bins, bin_0), (bin_0, bins)), ((signs, plus), (plus, signs))
+    return OpDraws(*(np.concatenate([np.stack(pair, axis=1) for pair in each]) for each in pairs))
+
+
+def check(name: str, augment: Augment, draws: AugmentDraws, images: torch.Tensor) -> None:
+    right, found = augment(images, draws), augment.by_kernels(images, draws)
+    assert found.dtype == right.dtype == augment.dtype, name
+    assert found.is_contiguous(memory_format=torch.channels_last), name
+    if augment.dtype == torch.float32:
+        assert torch.equal(found, right), name
+    else:  # one unit of the type
+        unit = torch.finfo(augment.dtype).eps
+        assert ((found.float() - right.float()).abs() <= unit * right.float().abs().clamp(min=1e-3)).all(), name
+    print(name)
+
+
+def main() -> None:
+    ops, alone = every_op(), RandAugment()
+    for height, width in SIZES:
+        images = images_of(len(ops.ops), height, width)
+        check(f"every operation, {height} x {width}", Augment(randaugment=alone), AugmentDraws(ops), images)
+    images = images_of(16, 24, 24)
+    draws = Augment(randaugment=alone, mix=Mix(group=4)).draw(1, 0, np.arange(16), 24)
+    assert len(set(draws.mix.kind.tolist())) > 1, "both kinds of mixing"
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        check(f"both and {dtype}", Augment(randaugment=alone, mix=Mix(group=4), dtype=dtype), draws, images)
+    check("mixing", Augment(mix=Mix(group=4)), draws._replace(ops=None), images)
+    check("normalising", Augment(mean=(0.1, 0.2, 0.3), std=(0.3, 0.2, 0.1)), AugmentDraws(), images)
+    check(
+        "one operation",
+        Augment(randaugment=RandAugment(num_ops=1)),
+        AugmentDraws(OpDraws(*(each[:, :1] for each in draws.ops))),
+        images,
+    )
+    rng = np.random.default_rng(0)
+    pairs = OpDraws(rng.integers(0, len(SPACE), (96, 2)), rng.integers(0, 31, (96, 2)), rng.choice([-1, 1], (96, 2)))
+    check("pairs of operations", Augment(randaugment=alone), AugmentDraws(pairs), images_of(96, 16, 16))
+    whole = Augment(randaugment=alone).by_kernels(images_of(96, 16, 16), AugmentDraws(pairs))
+    some = AugmentDraws(OpDraws(*(each[40:43] for each in pairs)))
+    part = Augment(randaugment=alone).by_kernels(images_of(96, 16, 16)[40:43], some)
+    assert torch.equal(part, whole[40:43]), "neither its place nor the batch's size"
+    print("equal")
+
+
+def test_the_kernels_are_the_plain_torch() -> None:
+    """In a process of its own: Triton must be told to interpret before it is imported."""
+    here = Path(__file__)
+    done = subprocess.run(
+        [sys.executable, here],
+        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(here.parent.parent)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.stdout.endswith("equal\n"), done.stdout + done.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("size", [96, 160, 224, 384])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_card_gives_the_cpus_result(size: int, dtype: torch.dtype) -> None:
+    augment = Augment(randaugment=RandAugment(), mix=Mix(), dtype=dtype)
+    images, draws = images_of(32, size // 2, size // 2).repeat(1, 2, 2, 1), augment.draw(0, 0, np.arange(32), size)
+    right, found = augment(images, draws).float(), augment(images.cuda(), draws).float().cpu()
+    worst = (found - right).abs() / right.abs().clamp(min=1e-3)
+    assert (worst > 2 * torch.finfo(dtype).eps).double().mean() < 1e-6
+
+
+@pytest.mark.gpu
+def test_it_can_be_captured_in_a_graph() -> None:
+    """With the tables of other draws in the same memory the same launches give the other result."""
+    from loaders.augment import fused
+    from loaders.augment.table import table_of
+
+    augment = Augment(randaugment=RandAugment(), mix=Mix())
+    images = images_of(16, 48, 48).repeat(1, 2, 2, 1).cuda()
+    mean, std = (torch.tensor(each, device="cuda") * 255 for each in (augment.mean, augment.std))
+    tables = []
+    for epoch in range(2):
+        draws = augment.draw(0, epoch, np.arange(16), 96)
+        tables.append(fused.DeviceTable.of(table_of(16, draws.ops, draws.mix, 31, (96, 96)), torch.device("cuda")))
+    shared = fused.DeviceTable(*(each.clone() for each in tables[0]))
+
+    def run(table: fused.DeviceTable) -> torch.Tensor:
+        return fused.augmented(images, table, mean, std, torch.float32, has_ops=True, has_mix=True)
+
+    right = [run(table) for table in tables]
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = run(shared)
+    for table, expected in zip(tables, right, strict=True):
+        for to, value in zip(shared, table, strict=True):
+            to.copy_(value)
+        graph.replay()
+        assert torch.equal(out, expected)
+
+
+if __name__ == "__main__":
+    main()
