@@ -131,6 +131,8 @@ def loaders(
                 reports = {system: process.report for system, process in processes.items()}
             read = f"{name} of {data_dir.name}" if data_dir else name
             options = {"set": read.replace(" ", "_"), "batch": batch_size, "size": size, "workers": workers}
+            if not data_dir:
+                options["per_class"] = per_class
             if memory:
                 options |= {
                     "set_mib": round(sum(file.stat().st_size for file in _files(path)) / 2**20),

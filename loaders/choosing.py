@@ -81,8 +81,12 @@ def make_decoder(
     device = torch.device("cpu") if device is None else device
     if name == "device":
         return DeviceDecoder(interpolation, num_threads, device)
-    largest = store.largest if store and device.type == "cuda" else (0, 0)
-    return DaliDecoder(interpolation, num_threads, card=device.index, largest=largest, shares=name == "dali+native")
+    shares = name == "dali+native"
+    if device.type != "cuda":
+        return DaliDecoder(interpolation, num_threads, shares=shares)
+    card = torch.cuda.current_device() if device.index is None else device.index
+    largest = store.largest if store else (0, 0)
+    return DaliDecoder(interpolation, num_threads, card=card, largest=largest, shares=shares)
 
 
 def choose_store(manifest: Manifest, split: str, store: str) -> tuple[Store, Choice]:

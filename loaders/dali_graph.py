@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from loaders.errors import InputError
+from loaders.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,27 +94,37 @@ class Graph:
             try:
                 pixels = self._run(jpegs[part], boxes[part], flips[part], size)
             except RuntimeError as error:
-                # The pipeline cannot be used again, and does not say which sample it was.
-                self._pipeline = None
-                self._check(error)
-                middle = (part.start + part.stop) // 2
-                if middle > part.start:
-                    parts += [slice(middle, part.stop), slice(part.start, middle)]
+                failed = str(error)  # the error itself would keep the old pipeline, and its memory, to the end
+            else:
+                yield part, pixels
                 continue
-            yield part, pixels
+            # DALI does not say which sample it was.
+            self._check(failed)
+            middle = (part.start + part.stop) // 2
+            if middle > part.start:
+                parts += [slice(middle, part.stop), slice(part.start, middle)]
 
     def _run(self, jpegs: Sequence[_Pixels], boxes: _Ints, flips: _Pixels, size: tuple[int, int]) -> Any:
-        if self._pipeline is None or self._capacity < len(jpegs):
-            self._capacity = max(self._capacity, len(jpegs))
-            self._pipeline = self.defined()
-            self._pipeline.build()
-        feed = self._pipeline.feed_input
-        feed("jpegs", list(jpegs))
-        feed("starts", boxes[:, :2].astype(np.int32))
-        feed("shapes", boxes[:, 2:].astype(np.int32))
-        feed("flips", flips.astype(np.int32))
-        feed("sizes", np.tile(np.array(size, dtype=np.float32), (len(jpegs), 1)))
-        (pixels,) = self._pipeline.run()  # it waits until they are there
+        edges = np.minimum(boxes, np.iinfo(np.int32).max).astype(np.int32)  # what is beyond fails there
+        inputs = {
+            "jpegs": list(jpegs),
+            "starts": np.ascontiguousarray(edges[:, :2]),
+            "shapes": np.ascontiguousarray(edges[:, 2:]),
+            "flips": flips.astype(np.int32),
+            "sizes": np.tile(np.array(size, dtype=np.float32), (len(jpegs), 1)),
+        }
+        if self._capacity < len(jpegs):
+            self._capacity, self._pipeline = len(jpegs), None
+        if self._pipeline is None:
+            pipeline = self.defined()
+            pipeline.build()
+        else:
+            # Taken away until all has gone well: it cannot be used again after a failure, nor with inputs left in it.
+            pipeline, self._pipeline = self._pipeline, None
+        for name, values in inputs.items():
+            pipeline.feed_input(name, values)
+        (pixels,) = pipeline.run()  # it waits until they are there
+        self._pipeline = pipeline
         return pixels
 
     def defined(self) -> Any:
@@ -150,19 +160,20 @@ class Graph:
             pipeline.set_outputs(flipped)
         return pipeline
 
-    def _check(self, error: RuntimeError) -> None:
+    def _check(self, failed: str) -> None:
         """Raises InputError where a JPEG that is whole fails too: then it is not the sample."""
         try:
             self._run([_whole_jpeg()], np.array([[0, 0, 8, 8]]), np.zeros(1, dtype=np.uint8), (8, 8))
-        except RuntimeError as other:
-            raise InputError(f"DALI fails at any image ({_first_line(other)}): take decoder native.") from error
+        except RuntimeError as error:
+            reason = _cause(str(error)) or _cause(failed)
+            raise InputError(f"DALI fails at any image ({reason}): take decoder native.") from None
 
 
 class Graphs:
     """Graphs that take turns, and share the threads: a batch's last images do not keep all of them waiting.
 
     Args:
-        num_threads: of all together.
+        num_threads: of all together, rounded up to one each.
         interpolation, card, on_card: as for `Graph`.
     """
 
@@ -226,5 +237,8 @@ def _whole_jpeg() -> _Pixels:
     return np.frombuffer(file.getvalue(), dtype=np.uint8)
 
 
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def _cause(message: str) -> str:
+    """The line of DALI's message that says what is wrong, behind those that say where."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    causes = [line for line in lines if not line.startswith(("Critical error", "Error in", "Error when"))]
+    return one_line((causes or lines or ["no reason is given"])[0], 200)

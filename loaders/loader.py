@@ -261,7 +261,8 @@ class BatchLoader:
         return shown
 
     def _on_stream(self) -> AbstractContextManager[object]:
-        # One stream takes memory, writes and augments: it waits for the consumer where that still reads the memory.
+        # One stream takes memory, writes and augments. What a consumer's stream still reads is not given out again
+        # before it has (`Handover`).
         return torch.cuda.stream(self._stream) if self._stream else nullcontext()
 
     def _finish(self, epoch: int, decoding: _Decoding, size: int) -> tuple[Batch, Handover | None]:

@@ -101,6 +101,8 @@ class Request(NamedTuple):
         failures = decoder.decode(
             self.images.some(places), self.boxes[rows], self.flips[rows].astype(np.bool_), pixels, counts
         )
+        if not failures:
+            return Part(rows, pixels, {})
         done = np.repeat([place not in failures for place in range(len(places))], counts)
         return Part(rows[done], pixels[done], {int(places[place]): reason for place, reason in failures.items()})
 

@@ -49,11 +49,17 @@ def test_batches_on_the_card_are_the_references(
     assert found.max() <= most
 
 
-@pytest.mark.parametrize("decoder", ["device", "dali"])
+# Each over what it decodes on the card itself.
+OWN = [("device", "raw_beton"), ("dali", "beton_set"), ("dali+native", "beton_set")]
+
+
+@pytest.mark.parametrize(("decoder", "store"), OWN[:2])  # what the third one makes depends on its shares
 @pytest.mark.parametrize("augment", [None, Augment()])
-def test_a_batch_that_is_read_late_is_not_written_over(raw_beton: Path, decoder: str, augment: Augment | None) -> None:
+def test_a_batch_that_is_read_late_is_not_written_over(
+    decoder: str, store: str, augment: Augment | None, request: pytest.FixtureRequest
+) -> None:
     """The consumer's stream falls behind while the loader goes on; what it then reads is what it was given."""
-    with opened(raw_beton, decoder, augment=augment) as loader:
+    with opened(request.getfixturevalue(store), decoder, augment=augment) as loader:
         right = [batch.images.clone() for batch in loader.epoch(0)]
         torch.cuda.synchronize()
         late = []
@@ -76,9 +82,9 @@ def test_a_damaged_file_is_replaced_within_the_budget_only(tree: Path, tmp_path:
     assert sum(int(batch.valid.sum()) for batch in batches) == 50
 
 
-@pytest.mark.parametrize("decoder", TOLERANCES)
-def test_memory_of_the_card_is_flat_over_epochs(tree: Path, decoder: str) -> None:
-    with opened(tree, decoder) as loader:
+@pytest.mark.parametrize(("decoder", "store"), OWN)
+def test_memory_of_the_card_is_flat_over_epochs(decoder: str, store: str, request: pytest.FixtureRequest) -> None:
+    with opened(request.getfixturevalue(store), decoder) as loader:
         used = []
         for epoch in range(6):
             for batch in loader.epoch(epoch):
@@ -89,11 +95,11 @@ def test_memory_of_the_card_is_flat_over_epochs(tree: Path, decoder: str) -> Non
     assert used[5] - used[2] < 64 * 2**20, np.diff(used)
 
 
-@pytest.mark.parametrize("decoder", TOLERANCES)
-def test_a_rank_touches_its_own_card_only(tree: Path, decoder: str) -> None:
+@pytest.mark.parametrize(("decoder", "store"), OWN)
+def test_a_rank_touches_its_own_card_only(decoder: str, store: str, request: pytest.FixtureRequest) -> None:
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two CUDA devices")
     before = torch.cuda.mem_get_info(0)[0]
-    with opened(tree, decoder, device="cuda:1") as loader:
+    with opened(request.getfixturevalue(store), decoder, device="cuda:1") as loader:
         assert all(batch.images.device.index == 1 for batch in loader.epoch(0))
         assert before - torch.cuda.mem_get_info(0)[0] < 16 * 2**20

@@ -28,6 +28,9 @@ WHOLE = [
 ]
 # Its header says what it is, and it has an end; but not the tables that its pixels need.
 EMPTY = WHOLE[1][: WHOLE[1].index(b"\xff\xc4")] + b"\xff\xd9"
+# Cut too, with a thumbnail in its header that has an end of its own.
+THUMBED = WHOLE[0][:2] + b"\xff\xe1" + (len(WHOLE[1]) + 2).to_bytes(2, "big") + WHOLE[1] + WHOLE[0][2:-2]
+assert len(WHOLE[1]) < 65_000
 
 
 def boxes_of(data: list[bytes], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -103,13 +106,13 @@ def test_orientation_is_ignored_and_odd_images_are_the_references() -> None:
 
 def test_damage_fails_its_samples_as_in_the_reference_and_no_other() -> None:
     """Also a cut below the box, which DALI takes for whole, and what only DALI itself finds out."""
-    data = [WHOLE[2], WHOLE[0][:-2], EMPTY, WHOLE[0][: len(WHOLE[0]) // 2], b"", WHOLE[3], bytes(80), WHOLE[4]]
+    data = [WHOLE[2], WHOLE[0][:-2], EMPTY, WHOLE[0][: len(WHOLE[0]) // 2], b"", WHOLE[3], bytes(80), WHOLE[4], THUMBED]
     decoder, reference = DaliDecoder("bilinear", 2), ReferenceDecoder("bilinear")
     boxes, flips = np.tile(np.array([[0, 0, 150, 200]]), (len(data), 1)), np.zeros(len(data), dtype=bool)
     outs = np.zeros((2, len(data), 32, 32, 3), dtype=np.uint8)
     failed = [each.decode(data, boxes, flips, out) for each, out in zip((decoder, reference), outs, strict=True)]
     assert failed[0] == failed[1]
-    assert set(failed[0]) == {1, 2, 3, 4, 6}
+    assert set(failed[0]) == {1, 2, 3, 4, 6, 8}
     assert not outs[0][list(failed[0])].any(), "nothing is written of what failed"
     assert np.abs(outs[0].astype(int) - outs[1]).max() <= 24
     decoder.close()
@@ -141,12 +144,45 @@ def test_what_dali_alone_fails_at_is_delivered_too(places: tuple[int, ...], monk
 
 def test_dali_that_fails_at_everything_is_an_error_and_not_a_slow_run(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> None:
-        raise RuntimeError("\nno memory is left\nstack")
+        raise RuntimeError("Critical error when building pipeline:\nError in MIXED operator\n\nno memory is left\nat")
 
     decoder = DaliDecoder("bilinear", 2)
     monkeypatch.setattr(dali_graph.Graph, "_run", fails)
     with pytest.raises(InputError, match=r"DALI fails at any image \(no memory is left\): take decoder native"):
         decode(decoder, WHOLE)
+    decoder.close()
+
+
+def test_no_batch_is_given_what_another_one_left_in_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder, flips, seen = DaliDecoder("bilinear", 2), np.zeros(8, dtype=bool), []
+    boxes, out = np.tile(np.array([[0, 0, 150, 200]]), (8, 1)), np.zeros((8, 32, 32, 3), dtype=np.uint8)
+    defined = dali_graph.Graph.defined
+
+    def fails_once(graph: dali_graph.Graph) -> Any:
+        pipeline = defined(graph)
+        feed = pipeline.feed_input
+
+        def feed_input(name: str, values: object) -> None:
+            feed(name, values)
+            if name == "starts" and not seen:
+                seen.append(name)
+                raise MemoryError
+
+        pipeline.feed_input = feed_input
+        return pipeline
+
+    monkeypatch.setattr(dali_graph.Graph, "defined", fails_once)
+    with pytest.raises(MemoryError):
+        decoder.decode(WHOLE[:8], boxes, flips, out)
+    assert not decoder.decode(WHOLE[8:16], boxes, flips, out)
+    for data, pixels in zip(WHOLE[8:16], out, strict=True):
+        assert np.abs(pixels.astype(int) - by_pillow(data, boxes[0], False, 32, "bilinear")).max() <= 24
+    decoder.close()
+
+
+def test_a_box_of_any_numbers_is_no_other_box() -> None:
+    decoder, out = DaliDecoder("bilinear", 1), np.zeros((1, 8, 8, 3), dtype=np.uint8)
+    assert set(decoder.decode([WHOLE[0]], np.array([[0, 0, (1 << 32) + 20, 20]]), np.zeros(1, dtype=bool), out)) == {0}
     decoder.close()
 
 

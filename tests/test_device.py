@@ -17,6 +17,7 @@ from loaders.device.decoder import DeviceDecoder
 from loaders.device.resize import resize
 from loaders.device.taps import BITS, most_taps, taps_of
 from loaders.native.library import why_missing
+from loaders.reference import ReferenceDecoder
 
 CPU = torch.device("cpu")
 TOLERANCE = int(ONE_ORDER)  # of older versions, which round in another order
@@ -34,7 +35,7 @@ flips = np.array([True, False, True, False, True])
 bytes_of = 3 * sizes.prod(axis=1)
 pixels = torch.from_numpy(rng.integers(0, 256, bytes_of.sum(), np.uint8))
 for interpolation in ("bilinear", "bicubic"):
-    for size in ((4, 7), (8, 8)):
+    for size in ((4, 7), (20, 17)):  # the second takes two programs a box
         found = []
         for module in (passes, kernels):
             resizing._resample_on = lambda device: module.resample
@@ -126,12 +127,17 @@ def test_raw_pixels_and_all_others_in_one_batch() -> None:
 @pytest.mark.parametrize(
     "box", [[0, 0, 301, 10], [-1, 0, 5, 5], [0, 0, 0, 5], [299, 450, 2, 1], [0, 0, 1 << 40, 1 << 40]]
 )
-def test_a_box_that_is_not_inside_touches_nothing(box: list[int]) -> None:
-    """No memory is taken for it, and none beside the image is read."""
-    decoder = DeviceDecoder("bilinear", 1, CPU)
-    data, out = [PHOTOGRAPHS[2][:8, :8].copy(), PHOTOGRAPHS[1]], np.zeros((2, 8, 8, 3), dtype=np.uint8)
-    decoder.decode(data, np.array([[0, 0, 8, 8], box]), np.zeros(2, dtype=bool), out)
-    np.testing.assert_array_equal(out[0], data[0])
+def test_a_box_that_is_not_inside_is_as_for_the_reference(box: list[int]) -> None:
+    """No memory is taken for it, none beside the image is read, and the image beside it is whole."""
+    decoder, reference = DeviceDecoder("bilinear", 1, CPU), ReferenceDecoder("bilinear")
+    data, outs = [PHOTOGRAPHS[2][:8, :8].copy(), PHOTOGRAPHS[1]], np.zeros((2, 2, 8, 8, 3), dtype=np.uint8)
+    failures = [
+        each.decode(data, np.array([[0, 0, 8, 8], box]), np.zeros(2, dtype=bool), out)
+        for each, out in zip((decoder, reference), outs, strict=True)
+    ]
+    assert failures[0].keys() == failures[1].keys()
+    np.testing.assert_array_equal(*outs)
+    np.testing.assert_array_equal(outs[0][0], data[0])
     decoder.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -66,17 +67,18 @@ def _resample(
 
 def resample(source: Boxes, target: Boxes, taps: Taps, by_columns: Tensor, mirrored: Tensor, largest: int) -> None:
     """As `loaders.device.passes.resample`, on the current stream."""
-    _resample[(len(source.starts), triton.cdiv(largest, _BLOCK))](
-        source.pixels,
-        target.pixels,
-        *source[1:],
-        *target[1:],
-        taps.firsts,
-        taps.weights,
-        by_columns,
-        mirrored,
-        taps.firsts.shape[1],
-        taps.weights.shape[2],
-        bits=BITS,
-        block=_BLOCK,
-    )
+    with torch.cuda.device_of(source.pixels):  # type: ignore[no-untyped-call]  # Triton starts kernels on the current device
+        _resample[(len(source.starts), triton.cdiv(largest, _BLOCK))](
+            source.pixels,
+            target.pixels,
+            *source[1:],
+            *target[1:],
+            taps.firsts,
+            taps.weights,
+            by_columns,
+            mirrored,
+            taps.firsts.shape[1],
+            taps.weights.shape[2],
+            bits=BITS,
+            block=_BLOCK,
+        )

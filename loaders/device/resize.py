@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 
 import numpy as np
@@ -63,8 +64,8 @@ def resize(
 
 
 def _resample_on(device: torch.device) -> Callable[..., None]:
-    if device.type != "cuda":
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
         return passes.resample
-    from loaders.device import kernels  # Triton
+    from loaders.device import kernels
 
     return kernels.resample

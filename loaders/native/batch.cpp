@@ -161,7 +161,7 @@ TWISTNET_PUBLIC void twistnet_sizes(std::int64_t n, const std::uint64_t* data, c
     if (sizes[2 * image] > 0) continue;
     Size size{-1, -1};
     Guard::run(reinterpret_cast<const void*>(data[image]), lengths[image],
-               [&] { size = jpeg_size(reinterpret_cast<const std::uint8_t*>(data[image]), lengths[image]); });
+               [&] { size = jpeg_header(reinterpret_cast<const std::uint8_t*>(data[image]), lengths[image]).size; });
     sizes[2 * image] = size.height;
     sizes[2 * image + 1] = size.width;
   }

@@ -26,30 +26,35 @@ bool has_end(const std::uint8_t* data, std::size_t length) {
   return false;
 }
 
-Size jpeg_size(const std::uint8_t* data, std::size_t length) {
-  constexpr Size none{0, 0};
-  if (length < 4 || data[0] != kMarker || data[1] != 0xD8) return none;
+JpegHeader jpeg_header(const std::uint8_t* data, std::size_t length) {
+  JpegHeader found;
+  if (length < 4 || data[0] != kMarker || data[1] != 0xD8) return found;
   std::size_t at = 2;
   while (at + 4 <= length) {
-    if (data[at] != kMarker) return none;
+    if (data[at] != kMarker) return found;
     const int marker = data[at + 1];
     if (marker == kMarker) {  // filling
       ++at;
     } else if (marker == 0x01 || (marker >= 0xD0 && marker <= 0xD7)) {  // markers without content
       at += 2;
-    } else if (is_start_of_frame(marker)) {
-      if (at + 10 > length) return none;
-      const int components = data[at + 9];
-      if (data[at + 4] != 8 || (components != 1 && components != 3)) return none;
-      const Size size{data[at + 5] << 8 | data[at + 6], data[at + 7] << 8 | data[at + 8]};
-      return static_cast<std::int64_t>(size.height) * size.width > kMaxPixels ? none : size;
-    } else if (marker == 0x00 || marker == 0xD9 || marker == 0xDA) {
-      return none;
+    } else if (marker == 0xDA) {
+      found.scan = at;
+      return found;
+    } else if (marker == 0x00 || marker == 0xD9) {
+      return found;
     } else {
+      if (is_start_of_frame(marker)) {
+        if (at + 10 > length) return found;
+        const int components = data[at + 9];
+        if (data[at + 4] != 8 || (components != 1 && components != 3)) return found;
+        const Size size{data[at + 5] << 8 | data[at + 6], data[at + 7] << 8 | data[at + 8]};
+        if (static_cast<std::int64_t>(size.height) * size.width > kMaxPixels) return found;
+        found.size = size;
+      }
       at += 2 + static_cast<std::size_t>(data[at + 2] << 8 | data[at + 3]);
     }
   }
-  return none;
+  return found;
 }
 
 void JpegReader::fail(j_common_ptr info) { std::longjmp(static_cast<JpegReader*>(info->client_data)->jump_, 1); }

@@ -14,11 +14,16 @@ namespace twistnet {
 
 constexpr std::int64_t kMaxPixels = 89478485;  // MAX_PIXELS of loaders/reference.py
 
-// Height and width by the header alone; {0, 0} where the bytes are no JPEG of 8-bit gray or three-channel pixels, or of
-// more of them than kMaxPixels.
-Size jpeg_size(const std::uint8_t* data, std::size_t length);
+// What stands before the pixels. The size is {0, 0} where the bytes are no JPEG of 8-bit gray or three-channel pixels,
+// or of more of them than kMaxPixels; `scan` is where the first scan begins, 0 where there is none.
+struct JpegHeader {
+  Size size{0, 0};
+  std::size_t scan = 0;
+};
+JpegHeader jpeg_header(const std::uint8_t* data, std::size_t length);
 
-// Whether an end-of-image marker stands in the bytes: what lacks one was cut, and a region may end before the cut.
+// Whether an end-of-image marker stands in the bytes: what lacks one was cut, and a region may end before the cut. To be
+// asked from the first scan on: thumbnails before it have an end of their own.
 bool has_end(const std::uint8_t* data, std::size_t length);
 
 // One image after another. Not for several threads at once.

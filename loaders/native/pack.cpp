@@ -29,16 +29,22 @@ TWISTNET_PUBLIC void twistnet_pack_close(void* pool) { delete static_cast<Pool*>
 TWISTNET_PUBLIC void twistnet_pack_jpegs(void* pool, std::int64_t n, const std::uint64_t* data,
                                          const std::uint64_t* lengths, const std::uint64_t* starts, std::uint8_t* out,
                                          std::uint8_t* done) {
-  static_cast<Pool*>(pool)->run_all(n, [=](int, std::int64_t image) {
-    const auto* from = reinterpret_cast<const std::uint8_t*>(data[image]);
-    std::uint8_t* to = out + starts[image];
-    const std::size_t length = lengths[image];
-    if (!Guard::run(from, length, [=] { std::memcpy(to, from, length); })) {
-      done[image] = kGone;
-    } else {
-      done[image] = jpeg_size(to, length).height > 0 && has_end(to, length) ? kDone : kForAnother;
-    }
-  });
+  std::fill(done, done + n, std::uint8_t{kForAnother});
+  try {
+    static_cast<Pool*>(pool)->run_all(n, [&](int, std::int64_t image) {
+      const auto* from = reinterpret_cast<const std::uint8_t*>(data[image]);
+      std::uint8_t* to = out + starts[image];
+      const std::size_t length = lengths[image];
+      if (!Guard::run(from, length, [=] { std::memcpy(to, from, length); })) {
+        done[image] = kGone;
+        return;
+      }
+      const JpegHeader header = jpeg_header(to, length);
+      const bool whole = header.size.height > 0 && header.scan > 0 && has_end(to + header.scan, length - header.scan);
+      if (whole) done[image] = kDone;
+    });
+  } catch (const std::exception&) {  // memory has run out; another decoder says so
+  }
 }
 
 // Copies the boxes of n images of raw pixels to `out`, each in rows without gaps from its of `starts` (m) on. shapes
