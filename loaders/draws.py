@@ -25,10 +25,10 @@ _GAMMA_TRIES = 8
 
 
 class OpDraws(NamedTuple):
-    """RandAugment's choices: `num_ops` operations for every sample, applied in order."""
+    """A policy's choices: `num_ops` operations for every sample, applied in order."""
 
-    ops: Ints  # (B, num_ops): index into the space of operations
-    bins: Ints  # (B, num_ops): magnitude bin
+    ops: Ints  # (B, num_ops): index into the policy's space of operations
+    levels: Floats  # (B, num_ops): how strong, in the space's unit: the number of a bin, timm's 0 to 10, or a factor
     signs: Ints  # (B, num_ops): -1 or 1, used by the operations that have a direction
 
 
@@ -39,6 +39,13 @@ class MixDraws(NamedTuple):
     partner: Ints  # (B,): position in the batch of the sample that is mixed in
     weight: npt.NDArray[np.float32]  # (B,): share of the sample's own label; for cutmix its share of the pixels
     boxes: Ints  # (B, 4): top, left, bottom, right of what the partner covers, in output pixels; zeros unless cutmix
+
+
+class EraseDraws(NamedTuple):
+    """What is erased of each sample."""
+
+    boxes: Ints  # (B, 4): top, left, bottom, right in pixels; zeros where nothing is
+    colours: npt.NDArray[np.float32]  # (B, 3): what the box is set to, in normalised units
 
 
 def flips(seed: int, epoch: int, ids: Ints, probability: float) -> npt.NDArray[np.bool_]:
@@ -137,13 +144,54 @@ def centre_crop(heights: Ints, widths: Ints, crop_ratio: float) -> Ints:
     return np.stack(((heights - side) // 2, (widths - side) // 2, side, side), axis=1)
 
 
-def randaugment(seed: int, epoch: int, ids: Ints, num_ops: int, num_choices: int, magnitude: int) -> OpDraws:
-    """RandAugment as torchvision draws it: every op uniform of `num_choices`, one magnitude bin, signs even."""
-    words = bits(seed, epoch, ids, Purpose.RANDAUGMENT, 2 * num_ops).astype(np.int64)
+def operations(seed: int, epoch: int, ids: Ints, num_ops: int, num_choices: int) -> tuple[Ints, Ints]:
+    """Operations uniform of `num_choices` with replacement, and signs -1 or 1, even: two (B, num_ops) arrays."""
+    words = bits(seed, epoch, ids, Purpose.OPERATION, 2 * num_ops).astype(np.int64)
     # Multiply and shift is Lemire's bounded draw without rejection: its bias is below num_choices / 2**32.
-    ops = (words[:, :num_ops] * num_choices) >> 32
-    signs = np.where(words[:, num_ops:] & 1, 1, -1)
-    return OpDraws(ops, np.full_like(ops, magnitude), signs)
+    return (words[:, :num_ops] * num_choices) >> 32, np.where(words[:, num_ops:] & 1, 1, -1)
+
+
+def strengths(seed: int, epoch: int, ids: Ints, num_ops: int) -> Floats:
+    """The uniform numbers behind how strong each operation is: (B, num_ops, 3)."""
+    return uniforms(seed, epoch, ids, Purpose.STRENGTH, 3 * num_ops).reshape(len(ids), num_ops, 3)
+
+
+def erasing(
+    seed: int,
+    epoch: int,
+    ids: Ints,
+    size: int,
+    *,
+    probability: float,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    coloured: bool,
+) -> EraseDraws:
+    """Boxes distributed as torchvision's `RandomErasing.get_params`: ten tries, then none.
+
+    Args:
+        ids: (B,).
+        size: side of the images in pixels.
+        probability: share of the samples with a box.
+        scale: range of the box's share of the image's area.
+        ratio: range of height / width, log-uniform.
+        coloured: whether the colour is three normal numbers instead of zeros.
+    """
+    draws = uniforms(seed, epoch, ids, Purpose.ERASE, 1 + CROP_TRIES * 4 + 6)
+    tries, normals = draws[:, 1:-6].reshape(len(ids), CROP_TRIES, 4), draws[:, -6:].reshape(len(ids), 3, 2)
+    area = size * size * (scale[0] + (scale[1] - scale[0]) * tries[..., 0])
+    aspect = np.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * tries[..., 1])
+    heights: Ints = np.rint(np.sqrt(area * aspect)).astype(np.int64)
+    widths: Ints = np.rint(np.sqrt(area / aspect)).astype(np.int64)
+    fits = (heights < size) & (widths < size)
+    rows, chosen = np.arange(len(ids)), fits.argmax(axis=1)
+    height, width = heights[rows, chosen], widths[rows, chosen]
+    top = (tries[rows, chosen, 2] * (size - height + 1)).astype(np.int64)
+    left = (tries[rows, chosen, 3] * (size - width + 1)).astype(np.int64)
+    erased = (draws[:, 0] < probability) & fits.any(axis=1)
+    boxes = np.where(erased[:, None], np.stack((top, left, top + height, left + width), axis=1), 0)
+    colours = np.sqrt(-2.0 * np.log(normals[..., 0])) * np.cos(2.0 * math.pi * normals[..., 1])
+    return EraseDraws(boxes, (colours * (erased[:, None] & coloured)).astype(np.float32))
 
 
 def partners(seed: int, epoch: int, ids: Ints, group: int) -> Ints:
@@ -176,6 +224,7 @@ def mixing(
     probability: float,
     switch_probability: float,
     group: int,
+    by_batch: bool = False,
 ) -> MixDraws:
     """Mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019), chosen and weighted for every sample by itself.
 
@@ -184,11 +233,14 @@ def mixing(
 
     Args:
         ids: (B,), B a multiple of `group`.
+        by_batch: whether all samples have the first one's draws, as with timm's `mode="batch"`; partners are still
+            each sample's own.
         size: side of the output images in pixels.
         mixup_alpha: of the symmetric Beta distribution; 0 turns mixup off.
         cutmix_alpha: likewise for cutmix.
     """
-    draws = uniforms(seed, epoch, ids, Purpose.MIX, 4 + 8 * _GAMMA_TRIES)
+    draws = uniforms(seed, epoch, ids[:1] if by_batch else ids, Purpose.MIX, 4 + 8 * _GAMMA_TRIES)
+    draws = np.broadcast_to(draws, (len(ids), draws.shape[1]))
     choice, beta_draws = draws[:, :4], draws[:, 4:]
     cut_share = 0.0 if cutmix_alpha == 0 else 1.0 if mixup_alpha == 0 else switch_probability
     mixed = choice[:, 0] < (probability if mixup_alpha + cutmix_alpha > 0 else 0.0)

@@ -29,10 +29,12 @@ class Purpose(IntEnum):
     WINDOW = 1
     CROP = 2
     FLIP = 3
-    RANDAUGMENT = 4
+    OPERATION = 4
     MIX = 5
     PARTNER = 6
     MODEL = 7
+    STRENGTH = 8
+    ERASE = 9
 
 
 def philox4x32(counter: npt.NDArray[np.uint64], key: int) -> npt.NDArray[np.uint64]:

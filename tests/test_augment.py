@@ -16,11 +16,12 @@ from torchvision.transforms import v2
 
 from loaders import draws as sample_draws
 from loaders.augment import IMAGENET_MEAN, IMAGENET_STD, Augment, AugmentDraws, Mix, RandAugment
-from loaders.augment.ops import SPACE
+from loaders.augment.spaces import torchvision_space
 from loaders.draws import CUTMIX, MIXUP, NO_MIX, MixDraws, OpDraws
 from loaders.errors import InputError
 from loaders.philox import Purpose, uniforms
 
+SPACE = torchvision_space(31)
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
@@ -40,17 +41,23 @@ def any_ops(count: int, num_ops: int = 2) -> OpDraws:
     """Draws of every operation, bin and sign, also those that one magnitude would not give."""
     rng = np.random.default_rng(1)
     shape = (count, num_ops)
-    return OpDraws(rng.integers(0, len(SPACE), shape), rng.integers(0, 31, shape), rng.choice([-1, 1], shape))
+    levels = rng.integers(0, 31, shape).astype(np.float64)
+    return OpDraws(rng.integers(0, len(SPACE), shape), levels, rng.choice([-1, 1], shape))
+
+
+def operated(images: Tensor, draws: OpDraws) -> Tensor:
+    """RandAugment's module, which takes and gives (B, 3, H, W), on (B, H, W, 3)."""
+    return RandAugment(num_ops=draws.ops.shape[1])(images.permute(0, 3, 1, 2), draws).permute(0, 2, 3, 1)
 
 
 def torchvision_sequence(image: Tensor, draws: OpDraws, row: int) -> Tensor:
     """The operations of one sample on its (H, W, 3) image, by torchvision."""
     image = image.permute(2, 0, 1).contiguous()
-    for op, magnitude_bin, sign in zip(draws.ops[row], draws.bins[row], draws.signs[row], strict=True):
+    for op, level, sign in zip(draws.ops[row], draws.levels[row], draws.signs[row], strict=True):
         name = list(v2.RandAugment._AUGMENTATION_SPACE)[op]
         table, signed = v2.RandAugment._AUGMENTATION_SPACE[name]
         magnitudes = table(31, *image.shape[1:])
-        magnitude = 0.0 if magnitudes is None else float(magnitudes[magnitude_bin])
+        magnitude = 0.0 if magnitudes is None else float(magnitudes[int(level)])
         image = REFERENCE[name](image, magnitude * int(sign) if signed else magnitude)
     return image.permute(1, 2, 0)
 
@@ -60,7 +67,7 @@ def test_randaugment_is_torchvisions_sequence(size: int) -> None:
     images = photographs(48, size)
     before = images.clone()
     for draws in (any_ops(48), any_ops(48, num_ops=3), RandAugment().draw(5, 2, np.arange(48))):
-        ours = RandAugment()(images, draws)
+        ours = operated(images, draws)
         theirs = torch.stack([torchvision_sequence(image, draws, row) for row, image in enumerate(images)])
         # Not equality, for the reason given in test_augment_ops: a level in a blend is enough to break it.
         assert (ours != theirs).float().mean() < 1e-4
@@ -69,14 +76,14 @@ def test_randaugment_is_torchvisions_sequence(size: int) -> None:
 
 def test_a_batch_is_augmented_as_its_samples_alone() -> None:
     images, draws = photographs(32, 64), any_ops(32)
-    whole = RandAugment()(images, draws)
+    whole = operated(images, draws)
     for row in range(32):
-        alone = RandAugment()(images[row : row + 1], OpDraws(*(field[row : row + 1] for field in draws)))
+        alone = operated(images[row : row + 1], OpDraws(*(field[row : row + 1] for field in draws)))
         assert torch.equal(alone[0], whole[row])
 
 
 def test_pixels_do_not_depend_on_the_number_of_threads() -> None:
-    augment = Augment(randaugment=RandAugment(), mix=Mix(mixup_alpha=0.8))
+    augment = Augment(policy=RandAugment(), mix=Mix(mixup_alpha=0.8))
     images, draws = photographs(64, 61), augment.draw(0, 0, np.arange(64), 61)
     before, results = torch.get_num_threads(), []
     try:
@@ -93,7 +100,7 @@ def test_images_need_not_be_contiguous() -> None:
     images, draws = photographs(8, 64), any_ops(8)
     strided = images.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
     assert not strided.is_contiguous()
-    augment = Augment(randaugment=RandAugment())
+    augment = Augment(policy=RandAugment())
     assert torch.equal(augment(strided, AugmentDraws(draws)), augment(images, AugmentDraws(draws)))
 
 
@@ -120,14 +127,14 @@ def test_mean_and_std_of_other_data() -> None:
 @pytest.mark.parametrize("mix", [None, Mix()])
 def test_output_is_channels_last_in_the_precision_asked_for(dtype: torch.dtype, mix: Mix | None) -> None:
     images = photographs(16, 32)
-    augment = Augment(randaugment=RandAugment(), mix=mix, dtype=dtype)
+    augment = Augment(policy=RandAugment(), mix=mix, dtype=dtype)
     draws = augment.draw(0, 0, np.arange(16), 32)
     result = augment(images, draws)
     assert result.shape == (16, 3, 32, 32)
     assert result.dtype == dtype
     assert result.is_contiguous(memory_format=torch.channels_last)
     # Rounded once, at the end.
-    exact = Augment(randaugment=RandAugment(), mix=mix)(images, draws)
+    exact = Augment(policy=RandAugment(), mix=mix)(images, draws)
     assert torch.equal(result, exact.to(dtype))
 
 
@@ -164,7 +171,7 @@ def test_mixing_is_what_its_draws_say(dtype: torch.dtype, memory_format: torch.m
 
 def test_nothing_waits_for_the_values_of_pixels() -> None:
     # Meta tensors have none, so whatever would bring one to the host raises here.
-    augment = Augment(randaugment=RandAugment(), mix=Mix(), dtype=torch.bfloat16)
+    augment = Augment(policy=RandAugment(), mix=Mix(), dtype=torch.bfloat16)
     images = torch.empty(64, 32, 32, 3, dtype=torch.uint8, device="meta")
     for step in range(4):
         result = augment(images, augment.draw(0, step, np.arange(64), 32))
@@ -173,7 +180,7 @@ def test_nothing_waits_for_the_values_of_pixels() -> None:
 
 def test_operations_are_uniform_and_signs_even() -> None:
     draws = RandAugment(num_ops=3, magnitude=4).draw(0, 0, np.arange(20_000))
-    assert (draws.bins == 4).all()
+    assert (draws.levels == 4).all()
     for place in range(3):
         counts = np.bincount(draws.ops[:, place], minlength=len(SPACE))
         assert stats.chisquare(counts).pvalue > 1e-3
@@ -250,7 +257,7 @@ def test_partners_vary_over_their_group() -> None:
 
 
 def test_draws_of_a_sample_do_not_change_with_the_batch() -> None:
-    augment = Augment(randaugment=RandAugment(), mix=Mix())
+    augment = Augment(policy=RandAugment(), mix=Mix())
     ids = np.random.default_rng(0).permutation(10_000)[:64]
     whole = augment.draw(9, 3, ids, 64)
     assert whole.ops is not None
@@ -272,7 +279,7 @@ def test_draws_of_a_sample_do_not_change_with_the_batch() -> None:
 
 
 def test_a_split_batch_has_the_pixels_of_the_whole_one() -> None:
-    augment = Augment(randaugment=RandAugment(), mix=Mix())
+    augment = Augment(policy=RandAugment(), mix=Mix())
     images, ids = photographs(32, 48), np.arange(100, 132)
     whole = augment(images, augment.draw(1, 1, ids, 48))
     halves = [augment(images[half], augment.draw(1, 1, ids[half], 48)) for half in (slice(0, 16), slice(16, 32))]
@@ -319,11 +326,11 @@ def test_unsuitable_batches_are_refused() -> None:
     with pytest.raises(InputError, match="multiple of 8"):
         Augment(mix=Mix()).check_batch_size(12)
     with pytest.raises(InputError, match="float32"):
-        RandAugment()(images.float(), any_ops(8))
+        RandAugment()(floats)
     with pytest.raises(InputError, match=r"\(8, 3, 32, 32\)"):
         Augment()(images.permute(0, 3, 1, 2), AugmentDraws())
     with pytest.raises(InputError, match="8 images and draws for 7"):
-        RandAugment()(images, any_ops(7))
+        RandAugment()(images.permute(0, 3, 1, 2), any_ops(7))
     with pytest.raises(InputError, match="8 images and draws for 16"):
         Mix()(floats, Mix().draw(0, 0, np.arange(16), 32))
     with pytest.raises(InputError, match="uint8"):
@@ -334,8 +341,9 @@ def test_unsuitable_batches_are_refused() -> None:
 @pytest.mark.parametrize("op", range(len(SPACE)), ids=[operation.name for operation in SPACE])
 def test_operations_agree_on_cuda(op: int) -> None:
     images = photographs(62, 61)
-    draws = OpDraws(np.full((62, 1), op), np.repeat(np.arange(31), 2)[:, None], np.tile(np.array([-1, 1]), 31)[:, None])
-    on_cpu, on_cuda = RandAugment()(images, draws), RandAugment()(images.cuda(), draws).cpu()
+    levels = np.repeat(np.arange(31.0), 2)[:, None]
+    draws = OpDraws(np.full((62, 1), op), levels, np.tile(np.array([-1, 1]), 31)[:, None])
+    on_cpu, on_cuda = operated(images, draws), operated(images.cuda(), draws).cpu()
     assert (on_cpu.int() - on_cuda.int()).abs().max() <= 1
 
 
@@ -351,7 +359,7 @@ def test_normalisation_and_mixing_agree_on_cuda_without_waiting_for_it(dtype: to
     torch.testing.assert_close(
         result.cpu().float(), normalise(images, draws).float(), rtol=2 * torch.finfo(dtype).eps, atol=1e-5
     )
-    augment = Augment(randaugment=RandAugment(), mix=Mix(), dtype=dtype)
+    augment = Augment(policy=RandAugment(), mix=Mix(), dtype=dtype)
     draws = augment.draw(0, 0, np.arange(64), 96)
     augment(on_cuda, draws)  # the first call may wait, to keep constants on the device
     torch.cuda.set_sync_debug_mode("error")

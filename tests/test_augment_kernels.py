@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import skimage.data
 import torch
 
-from loaders.augment import Augment, AugmentDraws, Mix, RandAugment
-from loaders.augment.ops import SPACE
+from loaders.augment import Augment, AugmentDraws, Erase, Mix, RandAugment, ThreeAugment, TimmRandAugment
+from loaders.augment.finishing import finish_of
+from loaders.augment.running import plainly
+from loaders.augment.spaces import torchvision_space
 from loaders.draws import OpDraws
 
-pytest.importorskip("triton")
+triton = pytest.importorskip("triton")
 
+from loaders.augment import fused, kernels  # noqa: E402  # which need Triton
+
+SPACE = torchvision_space(31)
 SIZES = ((16, 24), (24, 16))
 
 
@@ -25,9 +32,10 @@ def images_of(count: int, height: int, width: int) -> torch.Tensor:
     """Photographs, a ramp, a constant and random bytes, one after another."""
     rng = np.random.default_rng(count)
     ramp = np.tile((np.arange(width) * 255 // (width - 1))[None, :, None], (height, 1, 3))
+    photographs = (skimage.data.astronaut(), skimage.data.coffee(), skimage.data.chelsea())
     found = []
     for place in range(count):
-        photograph = (skimage.data.astronaut(), skimage.data.coffee(), skimage.data.chelsea())[place % 3]
+        photograph = photographs[place % 3]
         top, left = rng.integers(0, 250, 2)
         crop = photograph[top : top + 2 * height : 2, left : left + 2 * width : 2]
         others = (crop, crop, rng.integers(0, 256, (height, width, 3)), ramp, np.full((height, width, 3), 77))
@@ -39,13 +47,14 @@ def every_op() -> OpDraws:
     """Each operation at its weakest, a middle and its strongest bin, either way, as the first or the second of two."""
     rows = [(op, bin_, sign) for op in range(len(SPACE)) for bin_ in (0, 9, 30) for sign in (1, -1)]
     ops, bins, signs = (np.array(column) for column in zip(*rows, strict=True))
+    bins = bins.astype(np.float64)
     alone, bin_0, plus = np.zeros_like(ops), np.zeros_like(ops), np.ones_like(ops)
     pairs = ((ops, alone), (alone, ops)), ((bins, bin_0), (bin_0, bins)), ((signs, plus), (plus, signs))
     return OpDraws(*(np.concatenate([np.stack(pair, axis=1) for pair in each]) for each in pairs))
 
 
 def check(name: str, augment: Augment, draws: AugmentDraws, images: torch.Tensor) -> None:
-    right, found = augment(images, draws), augment.by_kernels(images, draws)
+    right, found = augment.plainly(images, draws), augment.by_kernels(images, draws)
     assert found.dtype == right.dtype == augment.dtype, name
     assert found.is_contiguous(memory_format=torch.channels_last), name
     if augment.dtype == torch.float32:
@@ -60,26 +69,40 @@ def main() -> None:
     ops, alone = every_op(), RandAugment()
     for height, width in SIZES:
         images = images_of(len(ops.ops), height, width)
-        check(f"every operation, {height} x {width}", Augment(randaugment=alone), AugmentDraws(ops), images)
+        check(f"every operation, {height} x {width}", Augment(policy=alone), AugmentDraws(ops), images)
     images = images_of(16, 24, 24)
-    draws = Augment(randaugment=alone, mix=Mix(group=4)).draw(1, 0, np.arange(16), 24)
+    draws = Augment(policy=alone, mix=Mix(group=4)).draw(1, 0, np.arange(16), 24)
     assert len(set(draws.mix.kind.tolist())) > 1, "both kinds of mixing"
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        check(f"both and {dtype}", Augment(randaugment=alone, mix=Mix(group=4), dtype=dtype), draws, images)
+        check(f"both and {dtype}", Augment(policy=alone, mix=Mix(group=4), dtype=dtype), draws, images)
     check("mixing", Augment(mix=Mix(group=4)), draws._replace(ops=None), images)
     check("normalising", Augment(mean=(0.1, 0.2, 0.3), std=(0.3, 0.2, 0.1)), AugmentDraws(), images)
     check(
         "one operation",
-        Augment(randaugment=RandAugment(num_ops=1)),
+        Augment(policy=RandAugment(num_ops=1)),
         AugmentDraws(OpDraws(*(each[:, :1] for each in draws.ops))),
         images,
     )
+    others = {
+        "timm's": TimmRandAugment(magnitude_std=math.inf, probability=0.9),
+        "three-augment": ThreeAugment(),
+        "three operations": RandAugment(num_ops=3, magnitude=20, fill=(9, 200, 30)),
+    }
+    for name, policy in others.items():
+        augment = Augment(policy=policy, erase=Erase(probability=0.6, mode="rand"), mix=Mix(group=4))
+        check(name, augment, augment.draw(0, 0, np.arange(24), 16), images_of(24, 16, 16))
+        table = policy.table(policy.draw(0, 0, np.arange(24)), 16, 16)
+        images = images_of(24, 16, 16)
+        found = fused.operated(images, fused.DeviceTable.of(table, images.device))
+        assert torch.equal(found, plainly(images, table)), name
     rng = np.random.default_rng(0)
-    pairs = OpDraws(rng.integers(0, len(SPACE), (96, 2)), rng.integers(0, 31, (96, 2)), rng.choice([-1, 1], (96, 2)))
-    check("pairs of operations", Augment(randaugment=alone), AugmentDraws(pairs), images_of(96, 16, 16))
-    whole = Augment(randaugment=alone).by_kernels(images_of(96, 16, 16), AugmentDraws(pairs))
+    pairs = OpDraws(
+        rng.integers(0, len(SPACE), (96, 2)), rng.integers(0, 31, (96, 2)).astype(float), rng.choice([-1, 1], (96, 2))
+    )
+    check("pairs of operations", Augment(policy=alone), AugmentDraws(pairs), images_of(96, 16, 16))
+    whole = Augment(policy=alone).by_kernels(images_of(96, 16, 16), AugmentDraws(pairs))
     some = AugmentDraws(OpDraws(*(each[40:43] for each in pairs)))
-    part = Augment(randaugment=alone).by_kernels(images_of(96, 16, 16)[40:43], some)
+    part = Augment(policy=alone).by_kernels(images_of(96, 16, 16)[40:43], some)
     assert torch.equal(part, whole[40:43]), "neither its place nor the batch's size"
     print("equal")
 
@@ -97,11 +120,44 @@ def test_the_kernels_are_the_plain_torch() -> None:
     assert done.stdout.endswith("equal\n"), done.stdout + done.stderr
 
 
+TYPES = {
+    **dict.fromkeys(("images", "tables", "fill"), "*u8"),
+    **dict.fromkeys(("kinds", "counts", "erased", "mixing"), "*i32"),
+    **dict.fromkeys(("parameters", "colours", "weights", "mean", "std"), "*fp32"),
+    **dict.fromkeys(("height", "width"), "i32"),
+}
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize(
+    ("name", "constants"),
+    [
+        ("finish", {"has_ops": True, "has_erase": True, "has_mix": True}),
+        ("operate", {}),
+        ("count", {"slot": 1}),
+        ("tabulate", {"slot": 0}),
+    ],
+)
+def test_the_kernels_compile_without_a_card(name: str, constants: dict[str, Any], capability: int) -> None:
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    kernel = getattr(kernels, name)
+    more = {} if name == "tabulate" else {"block": fused.BLOCK, "interpolated": True, "blurs": True}
+    constants = {**constants, **more}
+    types = {**TYPES, "out": "*u8" if name == "operate" else "*bf16"}
+    signature = {arg: "constexpr" if arg in constants else types[arg] for arg in kernel.arg_names}
+    source = ASTSource(kernel, signature, {(kernel.arg_names.index(arg),): value for arg, value in constants.items()})
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"enable_fp_fusion": False})
+    assert "fma.rn.f32" not in compiled.asm["ptx"], "the plain torch's roundings"
+    assert len(compiled.asm["cubin"]) > 0
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("size", [96, 160, 224, 384])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_the_card_gives_the_cpus_result(size: int, dtype: torch.dtype) -> None:
-    augment = Augment(randaugment=RandAugment(), mix=Mix(), dtype=dtype)
+    augment = Augment(policy=RandAugment(), mix=Mix(), dtype=dtype)
     images, draws = images_of(32, size // 2, size // 2).repeat(1, 2, 2, 1), augment.draw(0, 0, np.arange(32), size)
     right, found = augment(images, draws).float(), augment(images.cuda(), draws).float().cpu()
     worst = (found - right).abs() / right.abs().clamp(min=1e-3)
@@ -111,27 +167,31 @@ def test_the_card_gives_the_cpus_result(size: int, dtype: torch.dtype) -> None:
 @pytest.mark.gpu
 def test_it_can_be_captured_in_a_graph() -> None:
     """With the tables of other draws in the same memory the same launches give the other result."""
-    from loaders.augment import fused
-    from loaders.augment.table import table_of
-
-    augment = Augment(randaugment=RandAugment(), mix=Mix())
-    images = images_of(16, 48, 48).repeat(1, 2, 2, 1).cuda()
+    augment = Augment(policy=RandAugment(), mix=Mix())
+    policy, images = augment.policy, images_of(16, 48, 48).repeat(1, 2, 2, 1).cuda()
+    assert policy is not None
     mean, std = (torch.tensor(each, device="cuda") * 255 for each in (augment.mean, augment.std))
-    tables = []
+    inputs = []
     for epoch in range(2):
         draws = augment.draw(0, epoch, np.arange(16), 96)
-        tables.append(fused.DeviceTable.of(table_of(16, draws.ops, draws.mix, 31, (96, 96)), torch.device("cuda")))
-    shared = fused.DeviceTable(*(each.clone() for each in tables[0]))
+        assert draws.ops is not None
+        table = fused.DeviceTable.of(policy.table(draws.ops, 96, 96), images.device)
+        inputs.append((table, fused.DeviceFinish.of(finish_of(16, None, draws.mix), images.device)))
+    table, finish = inputs[0]
+    shared_table = table._replace(kinds=table.kinds.clone(), parameters=table.parameters.clone())
+    shared_finish = fused.DeviceFinish(*(each.clone() for each in finish))
 
-    def run(table: fused.DeviceTable) -> torch.Tensor:
-        return fused.augmented(images, table, mean, std, torch.float32, has_ops=True, has_mix=True)
+    def run(table: fused.DeviceTable, finish: fused.DeviceFinish) -> torch.Tensor:
+        return fused.augmented(images, table, finish, mean, std, torch.float32, has_erase=False, has_mix=True)
 
-    right = [run(table) for table in tables]
+    right = [run(*each) for each in inputs]
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        out = run(shared)
-    for table, expected in zip(tables, right, strict=True):
-        for to, value in zip(shared, table, strict=True):
+        out = run(shared_table, shared_finish)
+    for (table, finish), expected in zip(inputs, right, strict=True):
+        shared_table.kinds.copy_(table.kinds)
+        shared_table.parameters.copy_(table.parameters)
+        for to, value in zip(shared_finish, finish, strict=True):
             to.copy_(value)
         graph.replay()
         assert torch.equal(out, expected)

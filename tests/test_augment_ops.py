@@ -1,4 +1,7 @@
-"""Every RandAugment operation against torchvision's own, pixel by pixel, at every magnitude and either sign."""
+"""Every RandAugment operation against torchvision's own, pixel by pixel, at every magnitude and either sign.
+
+By plain torch and by the compiled library alike; test_augment_kernels.py holds the kernels to the former.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,17 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from loaders.augment.ops import SPACE, magnitude_table
+from loaders.augment import on_cpu
+from loaders.augment.running import plainly
+from loaders.augment.spaces import Operation, parameters_of, torchvision_space, wide_space
+from loaders.augment.table import Table
 
 NUM_BINS = 31
 SIZES = [(224, 224), (96, 96), (61, 83)]
 # torchvision's rounding of these depends on a value's place in the tensor: one level is what can be asked.
 BLENDS = {"Color", "Contrast", "Sharpness"}
-INDEX = {operation.name: index for index, operation in enumerate(SPACE)}
+SPACE = {operation.name: operation for operation in torchvision_space(NUM_BINS)}
+RUNS: dict[str, Callable[[Tensor, Table], Tensor]] = {"torch": plainly, "compiled": on_cpu.operated}
 
 # What `v2.RandAugment` calls for each operation, with (..., 3, H, W) images.
 REFERENCE: dict[str, Callable[[Tensor, float], Tensor]] = {
@@ -59,9 +66,17 @@ def settings(name: str, height: int, width: int) -> Iterator[float]:
             yield -magnitude
 
 
-def compare(name: str, images: Tensor, magnitude: float) -> None:
+def table_with(operation: Operation, magnitude: float, images: Tensor) -> Table:
+    """That operation with that signed magnitude for all images."""
+    count, height, width, _ = images.shape
+    parameters = parameters_of(operation, np.full(count, magnitude), height, width)
+    kinds = np.full((count, 1), operation.kind, dtype=np.int32)
+    return Table(kinds, parameters[:, None], (0, 0, 0), frozenset({operation.kind}))
+
+
+def compare(name: str, images: Tensor, magnitude: float, run: Callable[[Tensor, Table], Tensor]) -> None:
     before = images.clone()
-    ours = SPACE[INDEX[name]].apply(images, magnitude)
+    ours = run(images, table_with(SPACE[name], magnitude, images))
     theirs = REFERENCE[name](images.permute(0, 3, 1, 2).contiguous(), magnitude).permute(0, 2, 3, 1)
     assert ours.dtype == torch.uint8
     assert ours.shape == images.shape
@@ -73,47 +88,68 @@ def compare(name: str, images: Tensor, magnitude: float) -> None:
 
 def test_space_is_torchvisions_in_its_order() -> None:
     theirs = v2.RandAugment._AUGMENTATION_SPACE
-    assert [operation.name for operation in SPACE] == list(theirs)
-    assert [operation.signed for operation in SPACE] == [signed for _, signed in theirs.values()]
+    assert list(SPACE) == list(theirs)
+    assert [operation.signed for operation in SPACE.values()] == [signed for _, signed in theirs.values()]
 
 
-@pytest.mark.parametrize("name", INDEX)
+@pytest.mark.parametrize("name", SPACE)
 @pytest.mark.parametrize("num_bins", [2, 10, 31])
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_magnitudes_are_torchvisions(name: str, num_bins: int, height: int, width: int) -> None:
-    theirs = v2.RandAugment._AUGMENTATION_SPACE[name][0](num_bins, height, width)
+@pytest.mark.parametrize(
+    ("space_of", "reference"), [(torchvision_space, v2.RandAugment), (wide_space, v2.TrivialAugmentWide)]
+)
+def test_magnitudes_are_torchvisions(
+    name: str,
+    num_bins: int,
+    height: int,
+    width: int,
+    space_of: Callable[[int], tuple[Operation, ...]],
+    reference: type[v2.RandAugment],
+) -> None:
+    table, signed = reference._AUGMENTATION_SPACE[name]
+    theirs = table(num_bins, height, width)
     expected = [0.0] * num_bins if theirs is None else [float(magnitude) for magnitude in theirs]
-    assert list(magnitude_table(INDEX[name], num_bins, height, width)) == expected
+    ours = {operation.name: operation for operation in space_of(num_bins)}[name]
+    assert ours.magnitudes(np.arange(num_bins, dtype=np.float64), height, width).tolist() == expected
+    assert ours.signed == signed
 
 
-@pytest.mark.parametrize("name", INDEX)
+@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
+@pytest.mark.parametrize("name", SPACE)
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_every_bin_and_sign_gives_torchvisions_pixels(name: str, height: int, width: int) -> None:
+def test_every_bin_and_sign_gives_torchvisions_pixels(
+    name: str, height: int, width: int, run: Callable[[Tensor, Table], Tensor]
+) -> None:
     images = photographs(height, width)
     for magnitude in settings(name, height, width):
-        compare(name, images, magnitude)
+        compare(name, images, magnitude, run)
 
 
+@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
 @pytest.mark.parametrize("name", ["ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"])
 @pytest.mark.parametrize(("height", "width"), [*SIZES, (128, 77)])
-def test_geometry_picks_torchvisions_pixel_everywhere(name: str, height: int, width: int) -> None:
+def test_geometry_picks_torchvisions_pixel_everywhere(
+    name: str, height: int, width: int, run: Callable[[Tensor, Table], Tensor]
+) -> None:
     # Photographs have equal neighbours that would hide a wrong pixel: here every pixel but the fill is unique.
     place = torch.arange(1, height * width + 1).view(height, width)
     image = torch.stack((place & 255, place >> 8 & 255, place >> 16), dim=-1).to(torch.uint8)
     for magnitude in settings(name, height, width):
-        compare(name, image[None], magnitude)
+        compare(name, image[None], magnitude, run)
 
 
-@pytest.mark.parametrize("name", INDEX)
+@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
+@pytest.mark.parametrize("name", SPACE)
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 2), (3, 3), (2, 40), (40, 2), (17, 16)])
-def test_tiny_images(name: str, height: int, width: int) -> None:
+def test_tiny_images(name: str, height: int, width: int, run: Callable[[Tensor, Table], Tensor]) -> None:
     images = torch.randint(0, 256, (5, height, width, 3), dtype=torch.uint8, generator=torch.manual_seed(0))
     for magnitude in settings(name, height, width):
-        compare(name, images, magnitude)
+        compare(name, images, magnitude, run)
 
 
+@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
 @pytest.mark.parametrize("name", ["Contrast", "Sharpness", "Solarize", "AutoContrast", "Equalize"])
-def test_images_of_few_levels(name: str) -> None:
+def test_images_of_few_levels(name: str, run: Callable[[Tensor, Table], Tensor]) -> None:
     generator = torch.manual_seed(0)
     constant = torch.arange(0, 256, 5, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 32, 32, 3)
     two_levels = torch.randint(0, 2, (8, 32, 32, 3), dtype=torch.uint8, generator=generator)
@@ -126,13 +162,4 @@ def test_images_of_few_levels(name: str) -> None:
         image.view(-1, 3)[dark:] = 200
     images = torch.cat((constant, two_levels, two_levels * 255, narrow, one_bright, steps))
     for magnitude in settings(name, 32, 32):
-        compare(name, images, magnitude)
-
-
-@pytest.mark.parametrize("name", INDEX)
-def test_a_group_is_changed_as_each_image_alone(name: str) -> None:
-    images = photographs(61, 83)
-    magnitude = magnitude_table(INDEX[name], NUM_BINS, 61, 83)[9]
-    together = SPACE[INDEX[name]].apply(images, magnitude)
-    alone = torch.cat([SPACE[INDEX[name]].apply(image[None], magnitude) for image in images])
-    assert torch.equal(together, alone)
+        compare(name, images, magnitude, run)

@@ -61,11 +61,13 @@ def test_uniforms_are_uniform_and_purposes_independent() -> None:
 def test_draws_of_a_sample_depend_on_nothing_but_the_sample() -> None:
     ids = np.random.default_rng(0).permutation(5000)[:256]
     crops, flips = draws.crop_uniforms(3, 4, ids), draws.flips(3, 4, ids, 0.5)
-    ops = draws.randaugment(3, 4, ids, 2, 14, 9)
+    ops = (*draws.operations(3, 4, ids, 2, 14), draws.strengths(3, 4, ids, 2))
     for part in (slice(0, 1), slice(100, 164), slice(255, 256)):
         np.testing.assert_array_equal(draws.crop_uniforms(3, 4, ids[part]), crops[part])
         np.testing.assert_array_equal(draws.flips(3, 4, ids[part], 0.5), flips[part])
-        for whole, alone in zip(ops, draws.randaugment(3, 4, ids[part], 2, 14, 9), strict=True):
+        for whole, alone in zip(
+            ops, (*draws.operations(3, 4, ids[part], 2, 14), draws.strengths(3, 4, ids[part], 2)), strict=True
+        ):
             np.testing.assert_array_equal(alone, whole[part])
 
 

@@ -23,7 +23,7 @@ from loaders.crops import CropPolicy
 from loaders.tree import TreeStore
 from loaders.types import HostDecoder
 
-GUIDE = Augment(randaugment=RandAugment(num_ops=2, magnitude=9), mix=Mix(mixup_alpha=0.2, cutmix_alpha=1.0, group=4))
+GUIDE = Augment(policy=RandAugment(num_ops=2, magnitude=9), mix=Mix(mixup_alpha=0.2, cutmix_alpha=1.0, group=4))
 
 
 def batches(tree: Path, batch_size: int, epoch: int = 0, start: int = 0, **options: object) -> list[Batch]:

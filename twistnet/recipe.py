@@ -128,7 +128,7 @@ class Recipe:
         """What happens to training images on the device."""
         mixes = self.mixup_alpha > 0 or self.cutmix_alpha > 0
         return Augment(
-            randaugment=RandAugment(num_ops=self.randaugment_ops, magnitude=self.randaugment_magnitude)
+            policy=RandAugment(num_ops=self.randaugment_ops, magnitude=self.randaugment_magnitude)
             if self.randaugment_ops
             else None,
             mix=Mix(mixup_alpha=self.mixup_alpha, cutmix_alpha=self.cutmix_alpha, group=self.mix_group)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from loaders import draws as sample_draws
+from loaders.augment.boxes import inside_of
 from loaders.augment.upload import upload
 from loaders.draws import CUTMIX, MIXUP, Ints, MixDraws
 from loaders.errors import InputError
@@ -17,7 +18,7 @@ from loaders.errors import InputError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mix:
-    """Mixup (Zhang et al. 2018) and cutmix (Yun et al. 2019), chosen for every sample by itself.
+    """Mixup (Zhang et al. 2018) and cutmix (Yun et al. 2019), chosen for every sample by itself or for a batch.
 
     A sample's partner stands in its own group of `group` consecutive positions of the global batch, so that the pairs
     do not depend on how the batch is split over ranks.
@@ -28,6 +29,8 @@ class Mix:
         probability: share of the samples that are mixed.
         switch_probability: share of cutmix among them, where both alphas are positive.
         group: positions a group, at least 2; the batch of a rank must be a multiple of it.
+        mode: "elem": every sample has its own kind, weight and box; "batch": all samples of a rank's batch have those
+            of its first one, so that they depend on the batch, as timm's default does.
 
     Raises:
         InputError: if a value is out of its range.
@@ -38,6 +41,7 @@ class Mix:
     probability: float = 1.0
     switch_probability: float = 0.5
     group: int = 8
+    mode: str = "elem"
 
     def __post_init__(self) -> None:
         for name, alpha in (("mixup_alpha", self.mixup_alpha), ("cutmix_alpha", self.cutmix_alpha)):
@@ -50,6 +54,8 @@ class Mix:
                 raise InputError(f"Mixing's {name} is {share}: give a number from 0 to 1.")
         if self.group < 2:
             raise InputError(f"Mixing's group is {self.group}: give at least 2, since nobody is mixed with itself.")
+        if self.mode not in ("elem", "batch"):
+            raise InputError(f"Mixing's mode is {self.mode!r}: give 'elem' or 'batch'.")
 
     def check_batch_size(self, batch_size: int) -> None:
         """Raises InputError unless a rank's batch falls into whole groups."""
@@ -82,6 +88,7 @@ class Mix:
             probability=self.probability,
             switch_probability=self.switch_probability,
             group=self.group,
+            by_batch=self.mode == "batch",
         )
 
     def __call__(self, images: Tensor, draws: MixDraws) -> Tensor:
@@ -118,14 +125,6 @@ class Mix:
         cutmix = np.flatnonzero(draws.kind == CUTMIX)
         if len(cutmix):
             own, others = upload(cutmix, images.device), upload(draws.partner[cutmix], images.device)
-            inside = _inside(upload(draws.boxes[cutmix], images.device), *images.shape[2:])
+            inside = inside_of(upload(draws.boxes[cutmix], images.device), *images.shape[2:])
             result.index_copy_(0, own, torch.where(inside, images[others], images[own]))
         return result
-
-
-def _inside(boxes: Tensor, height: int, width: int) -> Tensor:
-    """(N, 1, H, W) whether a pixel lies in its sample's box of top, left, bottom and right."""
-    top, left, bottom, right = (edge.view(-1, 1, 1, 1) for edge in boxes.unbind(1))
-    row = torch.arange(height, device=boxes.device).view(1, 1, -1, 1)
-    column = torch.arange(width, device=boxes.device).view(1, 1, 1, -1)
-    return (row >= top) & (row < bottom) & (column >= left) & (column < right)

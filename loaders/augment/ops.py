@@ -1,102 +1,83 @@
-"""The 14 operations of RandAugment (Cubuk et al. 2020) with the magnitudes and conventions of torchvision's v2.
+"""The operations of augmentation in plain torch: the definition, and what runs where nothing faster does.
 
-Every operation takes (N, H, W, 3) uint8 images, all changed with one magnitude, and returns new ones of the same shape
-and type; `identity` and a `posterize` that keeps all bits return their argument. They run on any device without
+Every operation takes (N, H, W, 3) uint8 images and the parameters of each, (N, NUM_PARAMETERS) float32 as
+`loaders.augment.kinds` says, and returns new images of the same shape and type. They run on any device without
 synchronising it, and a pixel depends neither on its place in the batch nor on the number of threads.
 
 Results are those of `torchvision.transforms.v2.functional` on uint8 tensors. Only in `color`, `contrast` and
 `sharpness` may a few values in a million be one level away: torchvision adds with `alpha`, which rounds once where the
-addition is vectorised and twice near the ends of a tensor and of a thread's share of it.
+addition is vectorised and twice near the ends of a tensor and of a thread's share of it. `bilinear` is within a level
+of Pillow's `transform`, which computes in float64, and so may find a pixel outside whose source is the very edge.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from functools import lru_cache
-from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from loaders.augment import kinds
 
 # ITU-R 601 luma, to the digits that torchvision uses.
 _LUMA = (0.2989, 0.587, 0.114)
 
 
-def identity(images: Tensor) -> Tensor:
-    """The images as they are."""
-    return images
+def shift(images: Tensor, parameters: Tensor, fill: Tensor) -> Tensor:
+    """Moves the images by whole pixels, right and down; `fill` behind."""
+    _, height, width, _ = images.shape
+    right, down = (each.long().view(-1, 1, 1) for each in parameters[:, :2].unbind(1))
+    columns = torch.arange(width, device=images.device).view(1, 1, -1) - right
+    rows = torch.arange(height, device=images.device).view(1, -1, 1) - down
+    return _pulled(images, columns, rows, fill)
 
 
-def shear_x(images: Tensor, slope: float) -> Tensor:
-    """Moves each row left by `slope` times its distance from the top edge: torchvision's shear about the corner.
+def warp(images: Tensor, parameters: Tensor, fill: Tensor) -> Tensor:
+    """Images whose pixel (x, y) is the source's nearest to two rows of coefficients times (x, y, 1).
 
-    Nearest pixel, black where nothing is left. `slope` is the tangent of the angle, not the angle.
+    0 is the image's centre, and the coefficients are over half its sides: torchvision's `affine` and `rotate`.
     """
-    return _warp(images, _WARPS["ShearX"](slope, *images.shape[1:3]))
+    _, height, width, _ = images.shape
+    columns = _nearest(parameters[:, 0:3], height, width, width)
+    return _pulled(images, columns, _nearest(parameters[:, 3:6], height, width, height), fill)
 
 
-def shear_y(images: Tensor, slope: float) -> Tensor:
-    """Moves each column up by `slope` times its distance from the left edge: otherwise as `shear_x`."""
-    return _warp(images, _WARPS["ShearY"](slope, *images.shape[1:3]))
+def bilinear(images: Tensor, parameters: Tensor, fill: Tensor) -> Tensor:
+    """Images whose pixel (x, y) lies between the source's four at two rows of coefficients times (x, y, 1).
 
-
-def translate_x(images: Tensor, pixels: float) -> Tensor:
-    """Moves the images right by whole pixels, black behind; fractions are cut off, as in torchvision.
-
-    Args:
-        images: (N, H, W, 3) uint8.
-        pixels: less than W either way.
+    (0, 0) is the image's corner, and a pixel's middle is at a half: Pillow's `transform` with BILINEAR. Edge pixels
+    are not blended with `fill`, and fractions are cut off.
     """
-    return _shift(images, int(pixels), dim=2)
+    _, height, width, _ = images.shape
+    u, v = (_between(parameters[:, start : start + 3], height, width) for start in (0, 3))
+    left, top = (u - 0.5).floor(), (v - 0.5).floor()
+    by_x, by_y = ((u - 0.5) - left).unsqueeze(-1), ((v - 0.5) - top).unsqueeze(-1)
+
+    def at(column: Tensor, row: Tensor) -> Tensor:
+        return _taken(images, column.clamp(0, width - 1).long(), row.clamp(0, height - 1).long()).float()
+
+    above, below = at(left, top), at(left, top + 1)
+    above = above + (at(left + 1, top) - above) * by_x
+    below = below + (at(left + 1, top + 1) - below) * by_x
+    inside = (u >= 0) & (u < width) & (v >= 0) & (v < height)
+    return torch.where(inside.unsqueeze(-1), _to_uint8(above + (below - above) * by_y), fill)
 
 
-def translate_y(images: Tensor, pixels: float) -> Tensor:
-    """Moves the images down by whole pixels, less than H either way: otherwise as `translate_x`."""
-    return _shift(images, int(pixels), dim=1)
-
-
-def rotate(images: Tensor, degrees: float) -> Tensor:
-    """Turns the images counter-clockwise about their centre: nearest pixel, black corners, torchvision's `rotate`."""
-    return _warp(images, _WARPS["Rotate"](degrees, *images.shape[1:3]))
-
-
-def brightness(images: Tensor, change: float) -> Tensor:
-    """Multiplies every value by 1 + `change`; fractions are cut off, as in torchvision's `adjust_brightness`.
-
-    Args:
-        images: (N, H, W, 3) uint8.
-        change: -1 to 1, as in the other enhancements; 0 leaves the images as they are.
-    """
-    return _to_uint8(images.mul(1.0 + change))
-
-
-def color(images: Tensor, change: float) -> Tensor:
-    """Moves the images from (-1: to) their luma by 1 + `change`, as torchvision's `adjust_saturation`."""
-    factor = 1.0 + change
-    blend = images.mul(factor)
+def color(images: Tensor, parameters: Tensor, _fill: Tensor) -> Tensor:
+    """The images times a factor and their luma times another: torchvision's `adjust_saturation`."""
+    factor, of_gray = (each.view(-1, 1, 1) for each in parameters[:, :2].unbind(1))
+    blend = images.mul(factor.unsqueeze(-1))
     # Where a channel equals the luma, the last bit decides whether a level is lost. So this rounds the product and the
     # sum at once, as the fused multiply-add of torchvision does: in float64 the product is exact.
-    shift = _luma(images).to(torch.float64).mul_(float(np.float32(1.0 - factor)))
+    gray = _luma(images).double().mul_(of_gray.double())
     # A channel at a time, because broadcasting over the three channels of a pixel is slow on a CPU.
     for channel in blend.unbind(-1):
-        channel.add_(shift)
+        channel.add_(gray)
     return _to_uint8(blend)
 
 
-def contrast(images: Tensor, change: float) -> Tensor:
-    """Moves the images from (-1: to) the mean of their luma by 1 + `change`, as torchvision's `adjust_contrast`."""
-    factor = 1.0 + change
-    # The sum is exact, so that the result does not depend on how a device orders it.
-    total = _luma(images).sum(dim=(1, 2), dtype=torch.float64)
-    mean = (total / (images.shape[1] * images.shape[2])).float().view(-1, 1, 1, 1)
-    return _to_uint8(images.mul(factor).add_(mean.mul_(1.0 - factor)))
-
-
-def sharpness(images: Tensor, change: float) -> Tensor:
-    """Moves the images from (-1: to) a smoothed copy by 1 + `change`, as torchvision's `adjust_sharpness`.
+def sharpness(images: Tensor, parameters: Tensor, _fill: Tensor) -> Tensor:
+    """Moves the images towards a smoothed copy, or away from it: torchvision's `adjust_sharpness`.
 
     The smoothing weighs the centre 5 and its eight neighbours 1, in thirteenths. Edge pixels, and images of less than
     three pixels a side, stay as they are.
@@ -114,23 +95,55 @@ def sharpness(images: Tensor, change: float) -> Tensor:
     smooth = total.float().div_(13.0).round_()
     result = values.float()
     inner = result[:, 1:-1, 3:-3]
-    inner.add_(smooth.sub_(inner).mul_(-change))
+    inner.add_(smooth.sub_(inner).mul_(parameters[:, 0].view(-1, 1, 1)))
     return _to_uint8(result).view(images.shape)
 
 
-def posterize(images: Tensor, bits: float) -> Tensor:
-    """Keeps the `bits` highest bits (0 to 8) of every value."""
-    dropped = 8 - int(bits)
-    return images & ((0xFF >> dropped) << dropped) if dropped else images
+def blur(images: Tensor, parameters: Tensor, _fill: Tensor) -> Tensor:
+    """A weighted mean of the pixels up to BLUR_RADIUS away, past an edge mirrored: torchvision's `gaussian_blur`."""
+    values = images.float()
+    for dim in (2, 1):
+        size, total = images.shape[dim], torch.zeros_like(values)
+        for tap in range(-kinds.BLUR_RADIUS, kinds.BLUR_RADIUS + 1):
+            once = (torch.arange(size, device=images.device) + tap).abs()
+            mirrored = torch.minimum(once, 2 * (size - 1) - once).clamp(min=0)
+            total += values.index_select(dim, mirrored) * parameters[:, abs(tap)].view(-1, 1, 1, 1)
+        values = total
+    return _to_uint8(values.round_())
 
 
-def solarize(images: Tensor, threshold: float) -> Tensor:
-    """Inverts the values from `threshold` on, given as a share of 255."""
+def brightness(images: Tensor, parameters: Tensor, _fill: Tensor) -> Tensor:
+    """Multiplies every value by a factor; fractions are cut off, as in torchvision's `adjust_brightness`."""
+    return _to_uint8(images.mul(parameters[:, 0].view(-1, 1, 1, 1)))
+
+
+def posterize(images: Tensor, parameters: Tensor, _fill: Tensor) -> Tensor:
+    """Keeps the bits of a mask."""
+    return images & parameters[:, 0].to(torch.uint8).view(-1, 1, 1, 1)
+
+
+def solarize(images: Tensor, parameters: Tensor, _fill: Tensor) -> Tensor:
+    """Inverts the values from a threshold on."""
     # Exclusive-or with 255 inverts; torch.where is slow on uint8.
-    return images ^ (images >= 255.0 * threshold).to(torch.uint8).mul_(255)
+    return images ^ (images >= parameters[:, 0].view(-1, 1, 1, 1)).to(torch.uint8).mul_(255)
 
 
-def auto_contrast(images: Tensor) -> Tensor:
+def solarize_add(images: Tensor, parameters: Tensor, _fill: Tensor) -> Tensor:
+    """Adds to the values below a threshold: timm's `solarize_add`."""
+    added, threshold = (each.view(-1, 1, 1, 1) for each in parameters[:, :2].unbind(1))
+    return _to_uint8(images + (images < threshold) * added)
+
+
+def contrast(images: Tensor, parameters: Tensor, _fill: Tensor) -> Tensor:
+    """The images times a factor and the mean of their luma times another: torchvision's `adjust_contrast`."""
+    factor, of_mean = (each.view(-1, 1, 1, 1) for each in parameters[:, :2].unbind(1))
+    # The sum is exact, so that the result does not depend on how a device orders it.
+    total = _luma(images).sum(dim=(1, 2), dtype=torch.float64)
+    mean = (total / (images.shape[1] * images.shape[2])).float().view(-1, 1, 1, 1)
+    return _to_uint8(images.mul(factor).add_(mean.mul_(of_mean)))
+
+
+def auto_contrast(images: Tensor, _parameters: Tensor, _fill: Tensor) -> Tensor:
     """Stretches every channel of every image to 0 .. 255; a constant channel stays as it is.
 
     As torchvision's `autocontrast`, which divides by the range over 255 and cuts off fractions, so that the brightest
@@ -147,7 +160,7 @@ def auto_contrast(images: Tensor) -> Tensor:
     return _to_uint8(stretched).view(images.shape)
 
 
-def equalize(images: Tensor) -> Tensor:
+def equalize(images: Tensor, _parameters: Tensor, _fill: Tensor) -> Tensor:
     """Flattens the histogram of every channel of every image, by Pillow's integer rule, which torchvision follows.
 
     A channel where fewer than 255 pixels lie below its brightest level stays as it is.
@@ -168,6 +181,26 @@ def equalize(images: Tensor) -> Tensor:
     return table.view(count, 768).gather(1, entries).view(images.shape)
 
 
+Operation = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+# By kind. Nothing stands for IDENTITY, which leaves the images as they are.
+OPERATIONS: dict[int, Operation] = {
+    kinds.SHIFT: shift,
+    kinds.WARP: warp,
+    kinds.BILINEAR: bilinear,
+    kinds.COLOR: color,
+    kinds.SHARPNESS: sharpness,
+    kinds.BLUR: blur,
+    kinds.BRIGHTNESS: brightness,
+    kinds.POSTERIZE: posterize,
+    kinds.SOLARIZE: solarize,
+    kinds.SOLARIZE_ADD: solarize_add,
+    kinds.CONTRAST: contrast,
+    kinds.AUTO_CONTRAST: auto_contrast,
+    kinds.EQUALIZE: equalize,
+}
+
+
 def _to_uint8(values: Tensor) -> Tensor:
     return values.clamp_(0, 255).to(torch.uint8)
 
@@ -178,120 +211,46 @@ def _luma(images: Tensor) -> Tensor:
     return red.mul(_LUMA[0]).add_(green.mul(_LUMA[1])).add_(blue.mul(_LUMA[2])).floor_()
 
 
-def _shift(images: Tensor, pixels: int, dim: int) -> Tensor:
-    result = torch.zeros_like(images)
-    kept = images.shape[dim] - abs(pixels)
-    result.narrow(dim, max(pixels, 0), kept).copy_(images.narrow(dim, max(-pixels, 0), kept))
-    return result
-
-
-_Row = tuple[float, float, float]
-
-
-def _rotation(degrees: float, _height: int, _width: int) -> tuple[_Row, _Row]:
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    return (cos, -sin, 0.0), (sin, cos, 0.0)
-
-
-# By a magnitude, an image's height and its width: two rows that, times (x, y, 1), give a pixel's source.
-_WARPS: dict[str, Callable[[float, int, int], tuple[_Row, _Row]]] = {
-    "ShearX": lambda slope, height, _: ((1.0, slope, slope * (height / 2)), (0.0, 1.0, 0.0)),
-    "ShearY": lambda slope, _, width: ((1.0, 0.0, 0.0), (slope, 1.0, slope * (width / 2))),
-    "Rotate": _rotation,
-}
-
-
-def coefficients(name: str, magnitude: float, height: int, width: int) -> tuple[float, ...]:
-    """The two rows of a shear or rotation as the arithmetic of `_nearest` takes them: six float32 numbers."""
-    row_x, row_y = _WARPS[name](magnitude, height, width)
-    return (*_over_half(row_x, width).tolist(), *_over_half(row_y, height).tolist())
-
-
-def _over_half(row: _Row, size: int) -> npt.NDArray[np.float32]:
-    return np.asarray(np.array(row, dtype=np.float32) / np.float32(size / 2))
-
-
-def _warp(images: Tensor, rows: tuple[_Row, _Row]) -> Tensor:
-    """Images whose pixel (x, y) is the source's nearest to the rows times (x, y, 1); 0 is the image's centre."""
+def _taken(images: Tensor, columns: Tensor, rows: Tensor) -> Tensor:
+    """The pixels at places that broadcast to (N, H, W), all of them inside."""
     count, height, width, _ = images.shape
-    sources, inside = _source_map(*rows, height, width, images.device)
-    return images.reshape(count, -1).gather(1, sources.expand(count, -1)).mul_(inside).view(images.shape)
+    places = (rows * width + columns).view(count, -1, 1).expand(-1, -1, 3)
+    return images.reshape(count, -1, 3).gather(1, places).view(count, height, width, 3)
 
 
-# A magnitude needs six maps: two shears and a rotation, either way. At 224 pixels a map takes 1.4 MB.
-@lru_cache(maxsize=32)
-def _source_map(row_x: _Row, row_y: _Row, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Where each value of a warped image comes from.
-
-    Returns:
-        (1, H * W * 3) int64 places in the flattened source (0 where there is none), and (H * W * 3,) uint8: 1 where
-        there is one.
-    """
-    x, x_inside = _nearest(row_x, height, width, width)
-    y, y_inside = _nearest(row_y, height, width, height)
-    inside = x_inside & y_inside
-    pixels = np.where(inside, y * width + x, 0)
-    values = pixels[..., None] * 3 + np.arange(3)
-    sources = torch.from_numpy(values.reshape(1, -1)).to(device)
-    return sources, torch.from_numpy(np.repeat(inside.reshape(-1), 3).astype(np.uint8)).to(device)
+def _pulled(images: Tensor, columns: Tensor, rows: Tensor, fill: Tensor) -> Tensor:
+    """The pixels at places that broadcast to (N, H, W); `fill` where a place is not inside."""
+    _, height, width, _ = images.shape
+    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    taken = _taken(images, columns.clamp(0, width - 1), rows.clamp(0, height - 1))
+    return torch.where(inside.unsqueeze(-1), taken, fill)
 
 
-def _nearest(row: _Row, height: int, width: int, size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """One source coordinate of every pixel, and whether it lies inside the `size` of that axis: two (H, W) arrays.
+def _axes(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    return (
+        torch.arange(width, dtype=torch.float32, device=device).view(1, 1, -1),
+        torch.arange(height, dtype=torch.float32, device=device).view(1, -1, 1),
+    )
+
+
+def _nearest(row: Tensor, height: int, width: int, size: int) -> Tensor:
+    """One source coordinate of every pixel: (N, H, W) int64.
 
     A shear by 0.04 puts whole rows exactly between two pixels, where the last bit of the arithmetic decides. So this
     follows torchvision's float32 path on a CPU, rounding by rounding: coefficients over half the size; one product;
     one fused multiply-add; one addition; then `grid_sample`'s way back from -1 .. 1 to pixels, halves to even.
     """
-    x = (np.arange(width) - (width - 1) / 2).astype(np.float32)[None, :]
-    y = (np.arange(height) - (height - 1) / 2).astype(np.float32)[:, None]
-    by_x, by_y, by_one = _over_half(row, size)
+    x, y = _axes(height, width, row.device)
+    x, y = x - (width - 1) / 2, y - (height - 1) / 2
+    by_x, by_y, by_one = (each.view(-1, 1, 1) for each in row.unbind(1))
     # In float64 the product is exact, so that this rounds once, as a fused multiply-add does.
-    fused = (x * by_x).astype(np.float64) + y.astype(np.float64) * np.float64(by_y)
-    share = fused.astype(np.float32) + by_one
-    pixel = ((share + np.float32(1)) * np.float32(size) - np.float32(1)) / np.float32(2)
-    nearest = np.rint(pixel).astype(np.int64)
-    return nearest, (nearest >= 0) & (nearest < size)
+    fused = (x * by_x).double() + y.double() * by_y.double()
+    share = fused.float() + by_one
+    return (((share + 1.0) * size - 1.0) / 2.0).round().long()
 
 
-class Operation(NamedTuple):
-    """An entry of RandAugment's space."""
-
-    name: str  # torchvision's
-    apply: Callable[[Tensor, float], Tensor]
-    magnitudes: Callable[[int, int, int], Tensor] | None  # of (num_bins, height, width); None: it takes no magnitude
-    signed: bool  # whether the magnitude's sign is drawn
-
-
-def _linear(start: float, end: float) -> Callable[[int, int, int], Tensor]:
-    return lambda num_bins, _height, _width: torch.linspace(start, end, num_bins)
-
-
-# The paper's 150 pixels of AutoAugment's 331-pixel images, scaled to these.
-_MAX_SHIFT = 150.0 / 331.0
-
-SPACE: tuple[Operation, ...] = (
-    Operation("Identity", lambda images, _: identity(images), None, False),
-    Operation("ShearX", shear_x, _linear(0.0, 0.3), True),
-    Operation("ShearY", shear_y, _linear(0.0, 0.3), True),
-    Operation("TranslateX", translate_x, lambda n, _, width: torch.linspace(0.0, _MAX_SHIFT * width, n), True),
-    Operation("TranslateY", translate_y, lambda n, height, _: torch.linspace(0.0, _MAX_SHIFT * height, n), True),
-    Operation("Rotate", rotate, _linear(0.0, 30.0), True),
-    Operation("Brightness", brightness, _linear(0.0, 0.9), True),
-    Operation("Color", color, _linear(0.0, 0.9), True),
-    Operation("Contrast", contrast, _linear(0.0, 0.9), True),
-    Operation("Sharpness", sharpness, _linear(0.0, 0.9), True),
-    Operation("Posterize", posterize, lambda n, _, __: (8 - torch.arange(n) / ((n - 1) / 4)).round(), False),
-    Operation("Solarize", solarize, _linear(1.0, 0.0), False),
-    Operation("AutoContrast", lambda images, _: auto_contrast(images), None, False),
-    Operation("Equalize", lambda images, _: equalize(images), None, False),
-)
-
-
-@lru_cache(maxsize=256)
-def magnitude_table(op: int, num_bins: int, height: int, width: int) -> tuple[float, ...]:
-    """The magnitude of every bin of `SPACE[op]` for images of one size; zeros where the operation takes none."""
-    magnitudes = SPACE[op].magnitudes
-    if magnitudes is None:
-        return (0.0,) * num_bins
-    return tuple(magnitudes(num_bins, height, width).tolist())
+def _between(row: Tensor, height: int, width: int) -> Tensor:
+    """One source coordinate of every pixel: (N, H, W) float32."""
+    x, y = _axes(height, width, row.device)
+    by_x, by_y, by_one = (each.view(-1, 1, 1) for each in row.unbind(1))
+    return ((x + 0.5) * by_x + (y + 0.5) * by_y) + by_one

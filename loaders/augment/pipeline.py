@@ -1,4 +1,4 @@
-"""From decoded pixels to what a model takes: RandAugment, normalisation, mixing, precision."""
+"""From decoded pixels to what a model takes: a policy's operations, normalisation, erasing, mixing, precision."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from loaders.augment import on_cpu
+from loaders.augment.erasing import Erase
+from loaders.augment.finishing import finish_of
 from loaders.augment.mixing import Mix
-from loaders.augment.randaugment import RandAugment
-from loaders.augment.table import NUM_OPS, table_of
-from loaders.draws import Ints, MixDraws, OpDraws
+from loaders.augment.policy import Policy
+from loaders.augment.running import plainly
+from loaders.augment.table import Table
+from loaders.draws import EraseDraws, Ints, MixDraws, OpDraws
 from loaders.errors import InputError
 
 RGB = tuple[float, float, float]
@@ -30,20 +34,22 @@ class AugmentDraws(NamedTuple):
 
     ops: OpDraws | None = None
     mix: MixDraws | None = None
+    erase: EraseDraws | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Augment:
-    """Turns a decoded batch into a model's input; without RandAugment and mixing it is evaluation's normalisation.
+    """Turns a decoded batch into a model's input; with nothing but its levels it is evaluation's normalisation.
 
     Use::
 
-        augment = Augment(randaugment=RandAugment(), mix=Mix(), dtype=torch.bfloat16)
+        augment = Augment(policy=RandAugment(), mix=Mix(), dtype=torch.bfloat16)
         images = augment(pixels, augment.draw(seed, epoch, ids, size))
 
     Attributes:
-        randaugment: applied to the uint8 pixels; None: not at all.
-        mix: applied to the normalised images in float32; None: not at all.
+        policy: its operations are applied to the uint8 pixels; None: none are.
+        erase: applied to the normalised images in float32; None: not at all.
+        mix: applied then; None: not at all.
         mean: of the channels red, green and blue, on the scale 0 to 1.
         std: likewise, positive.
         dtype: of the result: float32, bfloat16 or float16.
@@ -52,7 +58,8 @@ class Augment:
         InputError: if a value is out of its range.
     """
 
-    randaugment: RandAugment | None = None
+    policy: Policy | None = None
+    erase: Erase | None = None
     mix: Mix | None = None
     mean: RGB = IMAGENET_MEAN
     std: RGB = IMAGENET_STD
@@ -83,12 +90,14 @@ class Augment:
         Raises:
             InputError: if B is not a multiple of the mixing group.
         """
-        ops = self.randaugment.draw(seed, epoch, ids) if self.randaugment is not None else None
+        ops = self.policy.draw(seed, epoch, ids) if self.policy is not None else None
         mix = self.mix.draw(seed, epoch, ids, size) if self.mix is not None else None
-        return AugmentDraws(ops, mix)
+        erase = self.erase.draw(seed, epoch, ids, size) if self.erase is not None else None
+        return AugmentDraws(ops, mix, erase)
 
     def __call__(self, images: Tensor, draws: AugmentDraws) -> Tensor:
-        """The augmented, normalised and mixed images.
+        """The augmented, normalised and mixed images: by kernels on a card, by the compiled library in the CPU's memory
+        where it is there, and else in plain torch, each bit for bit the same.
 
         Args:
             images: (B, H, W, 3) uint8, on any device; they are not changed.
@@ -105,39 +114,53 @@ class Augment:
                 f"Augmentation was given {images.dtype} images of shape {tuple(images.shape)}: "
                 "give decoded uint8 images of shape (B, H, W, 3)."
             )
-        assert (draws.ops is None) == (self.randaugment is None), "draws of another Augment"
-        assert (draws.mix is None) == (self.mix is None), "draws of another Augment"
-        if images.is_cuda and (draws.ops is None or draws.ops.ops.shape[1] <= NUM_OPS):
+        for part, drawn in ((self.policy, draws.ops), (self.mix, draws.mix), (self.erase, draws.erase)):
+            assert (part is None) == (drawn is None), "draws of another Augment"
+        if images.is_cuda:
             return self.by_kernels(images, draws)
-        if self.randaugment is not None and draws.ops is not None:
-            images = self.randaugment(images, draws.ops)
-        normalised = self._normalise(images)
+        if images.device.type == "cpu" and on_cpu.is_there():
+            return self._compiled(images, draws)
+        return self.plainly(images, draws)
+
+    def plainly(self, images: Tensor, draws: AugmentDraws) -> Tensor:
+        """The same in plain torch, on any device: the definition of the others."""
+        table = self._table(images, draws)
+        normalised = self._normalise(images if table is None else plainly(images, table))
+        if self.erase is not None and draws.erase is not None:
+            normalised = self.erase(normalised, draws.erase)
         if self.mix is not None and draws.mix is not None:
             normalised = self.mix(normalised, draws.mix)
         return normalised.to(self.dtype)
 
     def by_kernels(self, images: Tensor, draws: AugmentDraws) -> Tensor:
-        """The same by Triton's kernels, as a call does on a card where a sample has two operations at most.
-
-        Args:
-            images: (B, H, W, 3) uint8, on a card, or anywhere in Triton's interpreter.
-            draws: from `draw`, for these samples.
-        """
+        """The same by Triton's kernels, on a card, or anywhere in Triton's interpreter."""
         from loaders.augment import fused  # Triton
 
-        count, height, width, _ = images.shape
-        num_bins = self.randaugment.num_bins if self.randaugment is not None else 0
-        table = table_of(count, draws.ops, draws.mix, num_bins, (height, width))
+        table = self._table(images, draws)
         mean, std = _levels_of_a_row(self.mean, self.std, 1, images.device)
         return fused.augmented(
             images.contiguous(),
-            fused.DeviceTable.of(table, images.device),
+            None if table is None else fused.DeviceTable.of(table, images.device),
+            fused.DeviceFinish.of(finish_of(len(images), draws.erase, draws.mix), images.device),
             mean,
             std,
             self.dtype,
-            has_ops=draws.ops is not None,
+            has_erase=draws.erase is not None,
             has_mix=draws.mix is not None,
         )
+
+    def _compiled(self, images: Tensor, draws: AugmentDraws) -> Tensor:
+        table, finish = self._table(images, draws), finish_of(len(images), draws.erase, draws.mix)
+        images = images.contiguous()
+        if table is not None:
+            images = on_cpu.operated(images, table)
+        mean, std = _levels_of_a_row(self.mean, self.std, 1, images.device)
+        return on_cpu.finished(images, finish, mean.numpy(), std.numpy()).permute(0, 3, 1, 2).to(self.dtype)
+
+    def _table(self, images: Tensor, draws: AugmentDraws) -> Table | None:
+        if self.policy is None or draws.ops is None:
+            return None
+        return self.policy.table(draws.ops, *images.shape[1:3])
 
     def _normalise(self, images: Tensor) -> Tensor:
         """(pixel / 255 - mean) / std: a (B, 3, H, W) float32 view of new (B, H, W, 3) memory."""

@@ -1,102 +1,160 @@
-"""RandAugment on a batch: the draws of every sample, and the operations applied to groups of samples."""
+"""RandAugment as torchvision and as timm have it, and TrivialAugment."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+import re
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from loaders import draws as sample_draws
-from loaders.augment.ops import SPACE, magnitude_table
-from loaders.augment.upload import upload
+from loaders.augment.policy import BLACK, Policy
+from loaders.augment.spaces import torchvision_space, wide_space
+from loaders.augment.table import Fill
+from loaders.augment.timm_space import MAX_LEVEL, timm_space
 from loaders.draws import Ints, OpDraws
 from loaders.errors import InputError
 
-_SIGNED = np.array([operation.signed for operation in SPACE])
+# ImageNet's mean colour, which timm's training fills with.
+_MEAN_COLOUR: Fill = (124, 116, 104)
+_TIMM_KEYS = {"m": "magnitude", "n": "num_ops", "p": "probability", "mstd": "magnitude_std", "inc": "increasing"}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RandAugment:
-    """RandAugment (Cubuk et al. 2020) as `torchvision.transforms.v2.RandAugment`: nearest pixel, black fill.
+class RandAugment(Policy):
+    """RandAugment (Cubuk et al. 2020) as `torchvision.transforms.v2.RandAugment`: nearest pixel.
 
-    Use::
-
-        augment = RandAugment(num_ops=2, magnitude=9)
-        images = augment(images, augment.draw(seed, epoch, ids))
-
-    Attributes:
+    Args:
         num_ops: operations a sample, one after the other, each drawn uniformly of the 14; at least 1.
         magnitude: the bin of all of them, 0 to `num_bins` - 1.
         num_bins: steps from the weakest to the strongest magnitude; at least 2.
+        fill: what comes from outside an image: red, green and blue, 0 to 255.
 
     Raises:
         InputError: if a value is out of its range.
     """
 
-    num_ops: int = 2
-    magnitude: int = 9
-    num_bins: int = 31
-
-    def __post_init__(self) -> None:
-        if self.num_ops < 1:
-            raise InputError(f"RandAugment's num_ops is {self.num_ops}: give at least 1, or leave RandAugment out.")
-        if self.num_bins < 2:
-            raise InputError(f"RandAugment's num_bins is {self.num_bins}: give at least 2; 31 is usual.")
-        if not 0 <= self.magnitude < self.num_bins:
+    def __init__(self, *, num_ops: int = 2, magnitude: int = 9, num_bins: int = 31, fill: Fill = BLACK) -> None:
+        if num_ops < 1:
+            raise InputError(f"RandAugment's num_ops is {num_ops}: give at least 1, or leave RandAugment out.")
+        _check_bins("RandAugment", num_bins)
+        if not 0 <= magnitude < num_bins:
             raise InputError(
-                f"RandAugment's magnitude is {self.magnitude}: give 0 to {self.num_bins - 1}, "
-                f"since there are {self.num_bins} bins."
+                f"RandAugment's magnitude is {magnitude}: give 0 to {num_bins - 1}, since there are {num_bins} bins."
             )
+        super().__init__(torchvision_space(num_bins), num_ops, fill)
+        self.magnitude = magnitude
 
     def draw(self, seed: int, epoch: int, ids: Ints) -> OpDraws:
-        """What happens to each sample: a pure function of the seed, the epoch and the sample's id.
+        """As `Policy.draw`: every operation is equally likely, and so is either sign."""
+        ops, signs = sample_draws.operations(seed, epoch, ids, self.num_ops, len(self.space))
+        return OpDraws(ops, np.full(ops.shape, float(self.magnitude)), signs)
 
-        Args:
-            seed: of the run.
-            epoch: from 0.
-            ids: (B,) sample ids.
-        """
-        return sample_draws.randaugment(seed, epoch, ids, self.num_ops, len(SPACE), self.magnitude)
 
-    def __call__(self, images: Tensor, draws: OpDraws) -> Tensor:
-        """The augmented images: new ones, of the shape, type and device of `images`.
+class TrivialAugment(Policy):
+    """One operation a sample at any strength: TrivialAugment (Müller and Hutter 2021), as
+    `torchvision.transforms.v2.TrivialAugmentWide`.
 
-        Args:
-            images: (B, H, W, 3) uint8.
-            draws: of these B samples.
+    Args:
+        num_bins: steps from the weakest to the strongest magnitude, equally likely; at least 2.
+        fill: what comes from outside an image: red, green and blue, 0 to 255.
+
+    Raises:
+        InputError: if a value is out of its range.
+    """
+
+    def __init__(self, *, num_bins: int = 31, fill: Fill = BLACK) -> None:
+        _check_bins("TrivialAugment", num_bins)
+        super().__init__(wide_space(num_bins), 1, fill)
+        self.num_bins = num_bins
+
+    def draw(self, seed: int, epoch: int, ids: Ints) -> OpDraws:
+        """As `Policy.draw`: every operation, bin and sign is equally likely."""
+        ops, signs = sample_draws.operations(seed, epoch, ids, 1, len(self.space))
+        shares = sample_draws.strengths(seed, epoch, ids, 1)[..., 0]
+        return OpDraws(ops, np.floor(shares * self.num_bins), signs)
+
+
+class TimmRandAugment(Policy):
+    """RandAugment as `timm.data.rand_augment_transform` draws it, whose names and meanings these arguments have.
+
+    Draws and magnitudes are timm's. Pixels are torchvision's where its rounding is another than that of Pillow, which
+    timm uses; geometric operations interpolate linearly, where timm takes linear or cubic at random unless told.
+
+    Args:
+        magnitude: `m`: 0 to 10.
+        num_ops: `n`: operations a sample, one after the other; at least 1.
+        magnitude_std: `mstd`: standard deviation of each magnitude, at least 0; infinite: uniform up to `magnitude`.
+        increasing: `inc`: whether a higher magnitude is always a stronger change.
+        probability: `p`: with which each operation that was drawn is applied, 0 to 1.
+        interpolated: False takes the nearest pixel, which is faster.
+        fill: what comes from outside an image: red, green and blue, 0 to 255.
+
+    Raises:
+        InputError: if a value is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        magnitude: float = 9.0,
+        num_ops: int = 2,
+        magnitude_std: float = 0.0,
+        increasing: bool = False,
+        probability: float = 0.5,
+        interpolated: bool = True,
+        fill: Fill = _MEAN_COLOUR,
+    ) -> None:
+        if num_ops < 1:
+            raise InputError(f"RandAugment's num_ops is {num_ops}: give at least 1, or leave RandAugment out.")
+        if not 0 <= magnitude <= MAX_LEVEL:
+            raise InputError(f"timm's RandAugment was given the magnitude {magnitude}: give 0 to {MAX_LEVEL:.0f}.")
+        if not magnitude_std >= 0:
+            raise InputError(f"timm's RandAugment was given the magnitude_std {magnitude_std}: give at least 0.")
+        if not 0 <= probability <= 1:
+            raise InputError(f"timm's RandAugment was given the probability {probability}: give 0 to 1.")
+        super().__init__(timm_space(increasing=increasing, interpolated=interpolated), num_ops, fill)
+        self.magnitude = magnitude
+        self.magnitude_std = magnitude_std
+        self.probability = probability
+
+    @classmethod
+    def parse(cls, text: str) -> TimmRandAugment:
+        """The policy that timm's `--aa` names so, as "rand-m7-n2-mstd0.5-inc1".
 
         Raises:
-            InputError: if the images or the number of draws are not as above.
+            InputError: for another text.
         """
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
-            raise InputError(
-                f"RandAugment was given {images.dtype} images of shape {tuple(images.shape)}: "
-                "give uint8 images of shape (B, H, W, 3), before they are normalised."
-            )
-        if len(draws.ops) != len(images):
-            raise InputError(
-                f"RandAugment was given {len(images)} images and draws for {len(draws.ops)}: "
-                "draw with the ids of these images."
-            )
-        for op, magnitude_bin, sign in zip(draws.ops.T, draws.bins.T, draws.signs.T, strict=True):
-            images = self._apply(images, op, magnitude_bin, sign)
-        return images
+        options: dict[str, float] = {}
+        first, *parts = text.split("-")
+        for part in parts:
+            found = re.fullmatch(r"(m|n|p|mstd|inc)(\d+(?:\.\d+)?|inf)", part)
+            if not found:
+                raise InputError(f"{part!r} in {text!r} is unknown: give parts as in rand-m7-n2-mstd0.5-inc1.")
+            options[_TIMM_KEYS[found[1]]] = float(found[2])
+        if first != "rand":
+            raise InputError(f"{text!r} is no RandAugment of timm's: begin with rand, as in rand-m7-n2-mstd0.5-inc1.")
+        std = options.get("magnitude_std", 0.0)
+        return cls(
+            magnitude=options.get("magnitude", MAX_LEVEL),
+            num_ops=int(options.get("num_ops", 2)),
+            magnitude_std=math.inf if std > 100 else std,  # as timm reads it
+            increasing=bool(options.get("increasing", 0)),
+            probability=options.get("probability", 0.5),
+        )
 
-    def _apply(self, images: Tensor, ops: Ints, bins: Ints, signs: Ints) -> Tensor:
-        """One operation for every sample; those that share operation, bin and sign go through it together."""
-        _, height, width, _ = images.shape
-        positive = (signs > 0) | ~_SIGNED[ops]
-        keys = (ops * self.num_bins + bins) * 2 + positive
-        groups, sizes = np.unique(keys, return_counts=True)
-        # Sorted on the host, where the draws are, so that the device is asked for nothing; every group then lies in one
-        # piece and is handed on without a copy.
-        order = np.argsort(keys, kind="stable")
-        pieces = []
-        in_groups = images.index_select(0, upload(order, images.device))
-        for group, members in zip(groups.tolist(), torch.split(in_groups, sizes.tolist()), strict=True):
-            op, magnitude_bin = divmod(group // 2, self.num_bins)
-            magnitude = magnitude_table(op, self.num_bins, height, width)[magnitude_bin]
-            pieces.append(SPACE[op].apply(members, magnitude if group % 2 else -magnitude))
-        return torch.cat(pieces).index_select(0, upload(np.argsort(order), images.device))
+    def draw(self, seed: int, epoch: int, ids: Ints) -> OpDraws:
+        """As `Policy.draw`: an operation is applied with the probability given, at a level of its own."""
+        nothing = len(self.space) - 1
+        ops, signs = sample_draws.operations(seed, epoch, ids, self.num_ops, nothing)
+        first, second, applied = np.moveaxis(sample_draws.strengths(seed, epoch, ids, self.num_ops), -1, 0)
+        if math.isinf(self.magnitude_std):
+            levels = self.magnitude * first
+        else:  # Box and Muller's
+            normal = np.sqrt(-2.0 * np.log(first)) * np.cos(2.0 * math.pi * second)
+            levels = np.clip(self.magnitude + self.magnitude_std * normal, 0.0, MAX_LEVEL)
+        return OpDraws(np.where(applied < self.probability, ops, nothing), levels, signs)
+
+
+def _check_bins(name: str, num_bins: int) -> None:
+    if num_bins < 2:
+        raise InputError(f"{name}'s num_bins is {num_bins}: give at least 2; 31 is usual.")

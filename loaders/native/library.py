@@ -73,6 +73,15 @@ def _declare(opened: ctypes.CDLL) -> None:
     opened.twistnet_pack_jpegs.restype = None
     opened.twistnet_pack_boxes.argtypes = [_POINTER, _I64, *[_POINTER] * 8]
     opened.twistnet_pack_boxes.restype = None
+    opened.twistnet_augment_open.argtypes = [_I32]
+    opened.twistnet_augment_open.restype = _POINTER
+    opened.twistnet_augment_close.argtypes = [_POINTER]
+    opened.twistnet_augment_close.restype = None
+    images = (_POINTER, _I64, _I32, _I32)
+    opened.twistnet_operations.argtypes = [*images, _I32, *[_POINTER] * 5]
+    opened.twistnet_operations.restype = _I32
+    opened.twistnet_finish.argtypes = [*images, *[_POINTER] * 8]
+    opened.twistnet_finish.restype = _I32
     draw = (_I64, _POINTER, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_uint32, _I64)
     opened.twistnet_philox.argtypes = [*draw, _POINTER]
     opened.twistnet_philox.restype = None

@@ -1,0 +1,87 @@
+"""What all policies have in common: draws of every sample's operations, and a module that applies them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from loaders.augment.running import run_operations
+from loaders.augment.spaces import Space
+from loaders.augment.table import Fill, Table, table_of
+from loaders.draws import Ints, OpDraws
+from loaders.errors import InputError
+
+BLACK: Fill = (0, 0, 0)
+
+
+class Policy(nn.Module):
+    """Operations on uint8 images, drawn for every sample by itself.
+
+    `Augment` takes one for a loader of this package. Elsewhere it is a module like any other::
+
+        augment = RandAugment(num_ops=2, magnitude=9)
+        images = augment(images)  # (B, 3, H, W) uint8, on a CPU or a card
+
+    Args:
+        space: the operations that it draws from.
+        num_ops: of a sample, at most.
+        fill: what comes from outside an image: red, green and blue, 0 to 255.
+
+    Raises:
+        InputError: if `fill` is out of its range.
+    """
+
+    def __init__(self, space: Space, num_ops: int, fill: Fill = BLACK) -> None:
+        super().__init__()
+        if len(fill) != 3 or not all(0 <= value <= 255 for value in fill):
+            raise InputError(f"The fill is {fill}: give red, green and blue from 0 to 255.")
+        self.space = space
+        self.num_ops = num_ops
+        self.fill = fill
+
+    @abstractmethod
+    def draw(self, seed: int, epoch: int, ids: Ints) -> OpDraws:
+        """What happens to each sample: a pure function of the seed, the epoch and the sample's id, on the host.
+
+        Args:
+            seed: of the run.
+            epoch: from 0.
+            ids: (B,) sample ids.
+        """
+
+    def table(self, draws: OpDraws, height: int, width: int) -> Table:
+        """The draws as what the operations read, for images of a size in pixels."""
+        return table_of(self.space, draws, height, width, self.fill)
+
+    def forward(self, images: Tensor, draws: OpDraws | None = None) -> Tensor:
+        """The augmented images: new ones, on the same device.
+
+        Args:
+            images: (B, 3, H, W) uint8, best channels_last; they are not changed.
+            draws: of these B samples; drawn anew for every image unless given, from torch's default generator, so that
+                `torch.manual_seed` repeats them.
+
+        Returns:
+            (B, 3, H, W) uint8, channels_last.
+
+        Raises:
+            InputError: if the images or the number of draws are not as above.
+        """
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            raise InputError(
+                f"{type(self).__name__} was given {images.dtype} images of shape {tuple(images.shape)}: "
+                "give uint8 images of shape (B, 3, H, W), before they are normalised."
+            )
+        if draws is None:
+            seed = int(torch.randint(2**62, (), dtype=torch.int64))
+            draws = self.draw(seed, 0, np.arange(len(images)))
+        if len(draws.ops) != len(images):
+            raise InputError(
+                f"{type(self).__name__} was given {len(images)} images and draws for {len(draws.ops)}: "
+                "draw with the ids of these images."
+            )
+        pixels = images.permute(0, 2, 3, 1)
+        return run_operations(pixels, self.table(draws, *pixels.shape[1:3])).permute(0, 3, 1, 2)

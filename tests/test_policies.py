@@ -1,0 +1,311 @@
+"""Policies of augmentation: their draws against torchvision's, timm's and scipy's, their pixels on every path."""
+
+from __future__ import annotations
+
+import math
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from scipy import stats
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from loaders.augment import (
+    Augment,
+    ColorJitter,
+    Erase,
+    Mix,
+    Policy,
+    RandAugment,
+    ThreeAugment,
+    TimmRandAugment,
+    TrivialAugment,
+    on_cpu,
+)
+from loaders.augment.running import plainly, run_operations
+from loaders.draws import CUTMIX, MIXUP, OpDraws
+from loaders.errors import InputError
+
+POLICIES: dict[str, Policy] = {
+    "RandAugment": RandAugment(num_ops=3, magnitude=20, fill=(9, 200, 30)),
+    "TrivialAugment": TrivialAugment(),
+    "timm": TimmRandAugment(magnitude=7, magnitude_std=0.5, increasing=True, probability=0.8),
+    "timm, nearest": TimmRandAugment(magnitude=5, magnitude_std=math.inf, interpolated=False, probability=1.0),
+    "ColorJitter": ColorJitter(brightness=0.4, contrast=0.5, saturation=0.6),
+    "ThreeAugment": ThreeAugment(),
+}
+MANY = np.arange(100_000)
+
+
+def images_of(count: int, height: int, width: int) -> Tensor:
+    """Crops of photographs, every fourth random bytes, every seventh constant: (count, H, W, 3) uint8."""
+    rng = np.random.default_rng(0)
+    sources = (skimage.data.astronaut(), skimage.data.coffee(), skimage.data.chelsea())
+    found = []
+    for place in range(count):
+        source = sources[place % 3]
+        top, left = (
+            int(rng.integers(0, side - size)) for side, size in zip(source.shape, (height, width), strict=False)
+        )
+        image = source[top : top + height, left : left + width]
+        if place % 4 == 3:
+            image = rng.integers(0, 256, image.shape)
+        found.append(np.full_like(image, place) if place % 7 == 6 else image)
+    return torch.from_numpy(np.stack(found).astype(np.uint8))
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+@pytest.mark.parametrize(("height", "width"), [(96, 96), (61, 83), (16, 17)])
+def test_the_compiled_path_is_the_plain_one(policy: Policy, height: int, width: int) -> None:
+    images = images_of(128, height, width)
+    before = images.clone()
+    table = policy.table(policy.draw(0, 0, np.arange(128)), height, width)
+    assert torch.equal(run_operations(images, table), plainly(images, table))
+    assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_compiled_whole_is_the_plain_one(dtype: torch.dtype) -> None:
+    images = images_of(64, 48, 48)
+    for augment in (
+        Augment(policy=RandAugment(), erase=Erase(probability=0.7, mode="rand"), mix=Mix(mixup_alpha=0.8), dtype=dtype),
+        Augment(erase=Erase(probability=1.0), dtype=dtype),
+        Augment(mix=Mix(mode="batch"), dtype=dtype),
+    ):
+        draws = augment.draw(1, 2, np.arange(64), 48)
+        assert torch.equal(augment(images, draws), augment.plainly(images, draws))
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+def test_a_sample_is_augmented_alike_in_any_batch(policy: Policy) -> None:
+    images, ids = images_of(24, 40, 40), np.random.default_rng(0).permutation(1000)[:24]
+    whole = run_operations(images, policy.table(policy.draw(7, 3, ids), 40, 40))
+    order = np.random.default_rng(1).permutation(24)
+    for part in (order[:1], order[5:12], order):
+        table = policy.table(policy.draw(7, 3, ids[part]), 40, 40)
+        assert torch.equal(run_operations(images[part], table), whole[part])
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+def test_a_policy_is_a_module(policy: Policy) -> None:
+    images = images_of(12, 40, 56).permute(0, 3, 1, 2)
+    assert isinstance(policy, torch.nn.Module)
+    torch.manual_seed(5)
+    first = policy(images)
+    assert (first.shape, first.dtype) == (images.shape, torch.uint8)
+    assert first.is_contiguous(memory_format=torch.channels_last)
+    assert not torch.equal(policy(images), first), "drawn anew"
+    torch.manual_seed(5)
+    assert torch.equal(policy(images.contiguous()), first), "repeated, whatever the memory format"
+
+
+def test_a_module_refuses_what_is_no_uint8_batch() -> None:
+    for images in (torch.rand(2, 3, 8, 8), torch.zeros(2, 8, 8, 3, dtype=torch.uint8), torch.zeros(3, 8, 8).byte()):
+        with pytest.raises(InputError, match=r"give uint8 images of shape \(B, 3, H, W\)"):
+            TrivialAugment()(images)
+
+
+def recorded(transform: Any, count: int, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
+    """What torchvision's transform applies to `count` images: names and magnitudes."""
+    found = []
+
+    def record(image: Tensor, name: str, magnitude: float, **_: Any) -> Tensor:
+        found.append((name, round(float(magnitude), 4)))
+        return image
+
+    monkeypatch.setattr(transform, "_apply_image_or_video_transform", record)
+    image = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    torch.manual_seed(0)
+    for _ in range(count):
+        transform(image)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("policy", "reference"),
+    [(RandAugment(), v2.RandAugment()), (TrivialAugment(), v2.TrivialAugmentWide())],
+    ids=["RandAugment", "TrivialAugment"],
+)
+def test_operations_bins_and_signs_are_distributed_as_torchvisions(
+    policy: Policy, reference: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = recorded(reference, 20_000, monkeypatch)
+    draws = policy.draw(0, 0, MANY)
+    ours = []
+    for op, operation in enumerate(policy.space):
+        where = draws.ops == op
+        magnitudes = operation.magnitudes(draws.levels[where], 64, 64)
+        signed = magnitudes * draws.signs[where] if operation.signed else magnitudes
+        ours += [(operation.name, round(float(magnitude), 4)) for magnitude in signed]
+    assert set(theirs) <= set(ours)
+    keys = sorted(set(ours))
+    table = [[found.count(key) for key in keys] for found in (theirs, ours)]
+    assert stats.chi2_contingency(table).pvalue > 1e-3
+
+
+def test_no_draw_is_shared_within_a_batch() -> None:
+    draws = RandAugment().draw(0, 0, MANY)
+    for column in (*draws.ops.T, *draws.signs.T):  # neighbours, and the two operations of a sample, are independent
+        values, codes = np.unique(column, return_inverse=True)
+        table = np.zeros((len(values),) * 2)
+        np.add.at(table, (codes[:-1], codes[1:]), 1)
+        assert stats.chi2_contingency(table).pvalue > 1e-4
+    table = np.zeros((14, 14))
+    np.add.at(table, tuple(draws.ops.T), 1)
+    assert stats.chisquare(table.ravel()).pvalue > 1e-4
+
+
+def test_timms_draws() -> None:
+    policy = TimmRandAugment(magnitude=7, num_ops=2, magnitude_std=0.5)
+    draws = policy.draw(0, 0, MANY)
+    applied = draws.ops != len(policy.space) - 1
+    assert stats.binomtest(int(applied.sum()), applied.size, 0.5).pvalue > 1e-3
+    assert stats.chisquare(np.bincount(draws.ops[applied], minlength=15)).pvalue > 1e-3
+    assert stats.kstest(draws.levels[:, 0], stats.norm(7, 0.5).cdf).pvalue > 1e-3
+    assert stats.kstest(draws.levels[:, 1], stats.norm(7, 0.5).cdf).pvalue > 1e-3
+    levels = TimmRandAugment(magnitude=9, magnitude_std=3.0).draw(0, 0, MANY).levels
+    assert levels.max() == 10.0
+    assert abs((levels == 10).mean() - stats.norm(9, 3).sf(10)) < 0.005, "cut off where timm does"
+    uniform = TimmRandAugment(magnitude=6, magnitude_std=math.inf).draw(0, 0, MANY).levels
+    assert stats.kstest(uniform[:, 0], stats.uniform(0, 6).cdf).pvalue > 1e-3
+    assert (TimmRandAugment(magnitude=4).draw(0, 0, MANY).levels == 4).all()
+
+
+def test_timms_configuration_is_read() -> None:
+    policy = TimmRandAugment.parse("rand-m7-n3-mstd0.5-inc1")
+    assert (policy.magnitude, policy.num_ops, policy.magnitude_std, policy.probability) == (7.0, 3, 0.5, 0.5)
+    assert policy.space == TimmRandAugment(increasing=True).space
+    assert TimmRandAugment.parse("rand-m9-mstd101-p0.3").magnitude_std == math.inf
+    assert TimmRandAugment.parse("rand").magnitude == 10
+    for text in ("rand-m7-x3", "original-m7", "rand-m", "rand-m7-inc"):
+        with pytest.raises(InputError, match=text.split("-", maxsplit=1)[-1] if "rand" in text else "original"):
+            TimmRandAugment.parse(text)
+
+
+def jittered(image: Tensor, draws: OpDraws, row: int, policy: Policy) -> Tensor:
+    """The same operations by torchvision, on a (3, H, W) image."""
+    for op, level in zip(draws.ops[row], draws.levels[row], strict=True):
+        name = policy.space[op].name
+        if name == "GaussianBlur":
+            image = F.gaussian_blur(image, [13, 13], [float(level)] * 2)
+        elif name == "SolarizeFrom":
+            image = F.solarize(image, 128)
+        elif name == "Color" and op == 0 and isinstance(policy, ThreeAugment):
+            image = F.rgb_to_grayscale(image, num_output_channels=3)
+        else:
+            adjust = {"Brightness": F.adjust_brightness, "Contrast": F.adjust_contrast, "Color": F.adjust_saturation}
+            image = adjust[name](image, float(level))
+    return image
+
+
+@pytest.mark.parametrize("name", ["ColorJitter", "ThreeAugment"])
+def test_jitter_is_torchvisions_sequence(name: str) -> None:
+    policy, images = POLICIES[name], images_of(48, 64, 72).permute(0, 3, 1, 2).contiguous()
+    draws = policy.draw(0, 0, np.arange(48))
+    ours = policy(images, draws)
+    theirs = torch.stack([jittered(image, draws, row, policy) for row, image in enumerate(images)])
+    # Not equality: torchvision's blends round by a value's place, and its blur sums in another order.
+    assert (ours != theirs).float().mean() < 1e-3
+    assert set(draws.ops.ravel()) == set(range(len(policy.space)))
+
+
+def test_jitters_draws() -> None:
+    draws = ColorJitter(brightness=0.4, contrast=1.5, saturation=0.0).draw(0, 0, MANY)
+    orders = np.array([list(permutations(range(3))).index(tuple(order)) for order in draws.ops.tolist()])
+    assert stats.chisquare(np.bincount(orders, minlength=6)).pvalue > 1e-3
+    for op, low, high in ((0, 0.6, 1.4), (1, 0.0, 2.5)):
+        assert stats.kstest(draws.levels[draws.ops == op], stats.uniform(low, high - low).cdf).pvalue > 1e-3
+    assert (draws.levels[draws.ops == 2] == 1).all()
+    three = ThreeAugment().draw(0, 0, MANY)
+    assert stats.chisquare(np.bincount(three.ops[:, 0], minlength=3)).pvalue > 1e-3
+    assert stats.kstest(three.levels[:, 0], stats.uniform(0.1, 1.9).cdf).pvalue > 1e-3
+
+
+def test_erasing_is_distributed_as_torchvisions() -> None:
+    erase = Erase(probability=1.0)
+    ours = erase.draw(0, 0, np.arange(8000), 96).boxes
+    torch.manual_seed(0)
+    image, transform = torch.zeros(3, 96, 96), v2.RandomErasing(p=1.0, scale=(0.02, 1 / 3), ratio=(0.3, 1 / 0.3))
+    theirs = []
+    for _ in range(8000):
+        params = transform.make_params([image])
+        theirs.append([params[key] for key in "ijhw"])
+    theirs = np.array(theirs)
+    for column, mine in enumerate((ours[:, 0], ours[:, 1], ours[:, 2] - ours[:, 0], ours[:, 3] - ours[:, 1])):
+        assert stats.ks_2samp(mine, theirs[:, column]).pvalue > 1e-3
+    some = Erase(probability=0.3).draw(0, 0, MANY, 96).boxes
+    assert stats.binomtest(int((some[:, 2] > 0).sum()), len(MANY), 0.3).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("mode", ["const", "rand"])
+def test_erasing_sets_its_box_and_nothing_else(mode: str) -> None:
+    images, ids = images_of(32, 40, 40), np.arange(32)
+    augment = Augment(erase=Erase(probability=0.6, mode=mode))
+    draws = augment.draw(0, 0, ids, 40)
+    assert draws.erase is not None
+    expected = Augment()(images, Augment().draw(0, 0, ids, 40)).numpy().copy()
+    for row, (top, left, bottom, right) in enumerate(draws.erase.boxes):
+        expected[row, :, top:bottom, left:right] = draws.erase.colours[row][:, None, None]
+    np.testing.assert_array_equal(augment(images, draws).numpy(), expected)
+    assert (draws.erase.boxes[:, 2] == 0).any()
+    colours = Erase(probability=1.0, mode=mode).draw(0, 0, MANY, 40).colours
+    if mode == "rand":
+        assert stats.kstest(colours.ravel(), stats.norm.cdf).pvalue > 1e-3
+    else:
+        assert not colours.any()
+
+
+def test_a_batch_can_be_mixed_as_one() -> None:
+    mix = Mix(mixup_alpha=0.8, mode="batch")
+    kinds = []
+    for step in range(400):
+        draws = mix.draw(0, step, np.arange(16), 64)
+        assert len(set(draws.kind)) == len(set(draws.weight)) == len(np.unique(draws.boxes, axis=0)) == 1
+        assert (np.sort(draws.partner) == np.arange(16)).all()
+        kinds.append(draws.kind[0])
+    assert stats.binomtest(kinds.count(CUTMIX), 400).pvalue > 1e-3
+    assert set(kinds) == {MIXUP, CUTMIX}
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "named"),
+    [
+        (TrivialAugment, {"num_bins": 1}, "1"),
+        (TrivialAugment, {"fill": (0, 0, 256)}, "256"),
+        (TimmRandAugment, {"magnitude": 11}, "11"),
+        (TimmRandAugment, {"num_ops": 0}, "0"),
+        (TimmRandAugment, {"magnitude_std": -1}, "-1"),
+        (TimmRandAugment, {"probability": 1.1}, "1.1"),
+        (ColorJitter, {"contrast": -0.1}, "-0.1"),
+        (ThreeAugment, {"color_jitter": math.nan}, "nan"),
+        (Erase, {"probability": 2}, "2"),
+        (Erase, {"scale": (0.3, 0.1)}, "0.3"),
+        (Erase, {"ratio": (0.0, 1.0)}, "0.0"),
+        (Erase, {"mode": "pixel"}, "pixel"),
+        (Mix, {"mode": "pair"}, "pair"),
+    ],
+)
+def test_impossible_values_are_refused(make: type, options: dict[str, Any], named: str) -> None:
+    with pytest.raises(InputError) as refused:
+        make(**options)
+    message = str(refused.value)
+    assert named in message
+    assert message.endswith(".")
+    assert "\n" not in message
+
+
+def test_without_the_compiled_library_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    augment, images = Augment(policy=RandAugment(), mix=Mix()), images_of(16, 32, 32)
+    draws = augment.draw(0, 0, np.arange(16), 32)
+    torch.manual_seed(1)
+    compiled = augment(images, draws), RandAugment()(images.permute(0, 3, 1, 2))
+    monkeypatch.setattr(on_cpu, "is_there", lambda: False)
+    monkeypatch.setattr(on_cpu, "library", lambda: pytest.fail("the library was called"))
+    torch.manual_seed(1)
+    for right, found in zip(compiled, (augment(images, draws), RandAugment()(images.permute(0, 3, 1, 2))), strict=True):
+        assert torch.equal(right, found)
