@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 import subprocess
 import threading
 from pathlib import Path
@@ -13,13 +12,13 @@ import numpy as np
 import PIL
 import pytest
 import skimage.data
+from native_builds import sanitized
 from PIL import Image
 from test_reference import ODD, encoded
 
 from loaders.native.decoder import NativeDecoder
 from loaders.reference import FILTERS, ReferenceDecoder
 
-NATIVE = Path(__file__).resolve().parent.parent / "loaders" / "native"
 PHOTOGRAPHS = (skimage.data.astronaut(), skimage.data.chelsea(), skimage.data.coffee(), skimage.data.rocket())
 SAMPLINGS = ("444", "422", "420", "411", "440", "gray")
 ONE_ORDER = int(PIL.__version__.partition(".")[0]) < 13  # which takes rows before columns, whatever the box
@@ -228,35 +227,9 @@ def test_threads_end_with_the_decoder() -> None:
     assert threads() == before
 
 
-@pytest.fixture(scope="module")
-def fuzzers(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """The library with a driver, once for this processor and once by plain loops, under sanitizers."""
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("needs g++")
-    built = []
-    for name, flags in (("fast", []), ("plain", ["-DTWISTNET_PLAIN"])):
-        built.append(tmp_path_factory.mktemp("fuzz") / name)
-        sources = [str(Path(__file__).parent / "native_fuzz.cpp"), *map(str, sorted(NATIVE.glob("*.cpp")))]
-        sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-        command = [
-            compiler,
-            "-std=c++17",
-            "-O1",
-            "-g",
-            f"-I{NATIVE}",
-            *flags,
-            *sanitizers,
-            *sources,
-            "-ljpeg",
-            "-pthread",
-        ]
-        subprocess.run([*command, "-o", str(built[-1])], check=True)
-    return built
-
-
-def test_hostile_bytes_crash_nothing(fuzzers: list[Path], tmp_path: Path) -> None:
+def test_hostile_bytes_crash_nothing(tmp_path: Path) -> None:
     """Cut and mutated files of every kind under sanitizers; and both builds give the same pixels of what they take."""
+    fuzzers = sanitized("native_fuzz.cpp", tmp_path)
     pixels = PHOTOGRAPHS[1][:97, :131]
     files = []
     for number, (sampling, progressive, restarts) in enumerate(
