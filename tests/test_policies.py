@@ -26,6 +26,7 @@ from loaders.augment import (
     TimmRandAugment,
     TrivialAugment,
     on_cpu,
+    policy_named,
 )
 from loaders.augment.running import plainly, run_operations
 from loaders.draws import CUTMIX, MIXUP, OpDraws
@@ -176,15 +177,39 @@ def test_timms_draws() -> None:
     assert (TimmRandAugment(magnitude=4).draw(0, 0, MANY).levels == 4).all()
 
 
-def test_timms_configuration_is_read() -> None:
-    policy = TimmRandAugment.parse("rand-m7-n3-mstd0.5-inc1")
+def test_policies_are_named() -> None:
+    policy = policy_named("rand-m7-n3-mstd0.5-inc1")
+    assert isinstance(policy, TimmRandAugment)
     assert (policy.magnitude, policy.num_ops, policy.magnitude_std, policy.probability) == (7.0, 3, 0.5, 0.5)
     assert policy.space == TimmRandAugment(increasing=True).space
-    assert TimmRandAugment.parse("rand-m9-mstd101-p0.3").magnitude_std == math.inf
-    assert TimmRandAugment.parse("rand").magnitude == 10
-    for text in ("rand-m7-x3", "original-m7", "rand-m", "rand-m7-inc"):
-        with pytest.raises(InputError, match=text.split("-", maxsplit=1)[-1] if "rand" in text else "original"):
-            TimmRandAugment.parse(text)
+    policy = policy_named("rand")
+    assert isinstance(policy, TimmRandAugment)
+    assert policy.magnitude == 10, "timm's, unless given"
+    policy = policy_named("randaugment-n3-m12")
+    assert isinstance(policy, RandAugment)
+    assert (policy.num_ops, policy.magnitude) == (3, 12)
+    assert isinstance(policy_named("trivialaugment"), TrivialAugment)
+    assert isinstance(policy_named("threeaugment-j0.2"), ThreeAugment)
+    assert isinstance(policy_named("colorjitter-b0.4"), ColorJitter)
+    assert policy_named("none") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("rand-m7-x3", "'x3'"),
+        ("rand-m", "'m'"),
+        ("rand-n2.5", "fraction"),
+        ("original-m7", "'original-m7'"),
+        ("randaugment-inc1", "'inc1'"),
+        ("randaugment-m31", "31"),
+        ("none-m3", "'none-m3'"),
+    ],
+)
+def test_unknown_names_are_refused(text: str, named: str) -> None:
+    with pytest.raises(InputError) as refused:
+        policy_named(text)
+    assert named in str(refused.value)
 
 
 def jittered(image: Tensor, draws: OpDraws, row: int, policy: Policy) -> Tensor:

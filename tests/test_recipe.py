@@ -22,8 +22,7 @@ GUIDE = {
     "label_smoothing": 0.1,
     "mixup_alpha": 0.2,
     "cutmix_alpha": 1.0,
-    "randaugment_ops": 2,
-    "randaugment_magnitude": 9,
+    "policy": "randaugment-n2-m9",
     "size": 224,
 }
 
@@ -58,7 +57,8 @@ def test_recipes_survive_json(name: str) -> None:
         ({"shuffle": "none"}, "one class after the other"),
         ({"clip_grad": 0.0}, "clip_grad 0.0"),
         ({"size": 16}, "size 16"),
-        ({"randaugment_magnitude": 31}, "31"),
+        ({"policy": "randaugment-m31"}, "31"),
+        ({"policy": "autoaugment"}, "'autoaugment' is unknown: choose none, or begin with one of randaugment"),
         ({"mixup_alpha": -1.0}, "-1"),
         ({"scale_min": 1.5}, "1.5"),
         ({"nesterov": True, "momentum": 0.0}, "nesterov"),

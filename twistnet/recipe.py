@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loaders import CropPolicy, InputError, Order
-from loaders.augment import Augment, Mix, RandAugment
+from loaders.augment import Augment, Mix, policy_named
 from twistnet.arguments import did_you_mean
 
 
@@ -36,8 +36,7 @@ class Recipe:
         mixup_alpha: of mixup's Beta distribution; 0 is off.
         cutmix_alpha: likewise for cutmix; where both are on, each sample is mixed by either, evenly.
         mix_group: consecutive samples within which partners are drawn.
-        randaugment_ops: operations a sample; 0 is off.
-        randaugment_magnitude: of the 31 bins.
+        policy: operations on the images' colours and geometry, as `loaders.augment.policy_named` reads it.
         size: side of the training images in pixels.
         eval_size: side of the evaluation images in pixels.
         scale_min: least share of the image that a training crop covers.
@@ -71,8 +70,7 @@ class Recipe:
     mixup_alpha: float = 0.0
     cutmix_alpha: float = 0.0
     mix_group: int = 8
-    randaugment_ops: int = 0
-    randaugment_magnitude: int = 9
+    policy: str = "none"
     size: int = 224
     eval_size: int = 224
     scale_min: float = 0.08
@@ -94,7 +92,7 @@ class Recipe:
         for name in ("momentum", "label_smoothing", "drop_path", "min_lr"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} {getattr(self, name)} is impossible: take at least 0, below 1.")
-        for name in ("lr", "weight_decay", "warmup_epochs", "randaugment_ops", "mixup_alpha", "cutmix_alpha"):
+        for name in ("lr", "weight_decay", "warmup_epochs", "mixup_alpha", "cutmix_alpha"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} {getattr(self, name)} is negative: take 0 or more.")
         if self.shuffle == "none":
@@ -128,9 +126,7 @@ class Recipe:
         """What happens to training images on the device."""
         mixes = self.mixup_alpha > 0 or self.cutmix_alpha > 0
         return Augment(
-            policy=RandAugment(num_ops=self.randaugment_ops, magnitude=self.randaugment_magnitude)
-            if self.randaugment_ops
-            else None,
+            policy=policy_named(self.policy),
             mix=Mix(mixup_alpha=self.mixup_alpha, cutmix_alpha=self.cutmix_alpha, group=self.mix_group)
             if mixes
             else None,
@@ -189,8 +185,7 @@ def _guide() -> Recipe:
         lr=0.1,
         mixup_alpha=0.2,
         cutmix_alpha=1.0,
-        randaugment_ops=2,
-        randaugment_magnitude=9,
+        policy="randaugment-n2-m9",
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from loaders.augment.erasing import Erase
 from loaders.augment.jitter import ColorJitter, ThreeAugment
 from loaders.augment.mixing import Mix
+from loaders.augment.naming import policy_named
 from loaders.augment.pipeline import IMAGENET_MEAN, IMAGENET_STD, Augment, AugmentDraws
 from loaders.augment.policy import Policy
 from loaders.augment.randaugment import RandAugment, TimmRandAugment, TrivialAugment
@@ -28,4 +29,5 @@ __all__ = [
     "ThreeAugment",
     "TimmRandAugment",
     "TrivialAugment",
+    "policy_named",
 ]

@@ -47,7 +47,7 @@ class ColorJitter(Policy):
     def __init__(self, *, brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0) -> None:
         self.strengths = (brightness, contrast, saturation)
         _check(self.strengths)
-        super().__init__(_JITTER, len(_JITTER))
+        super().__init__(_JITTER, len(_JITTER), [_reach(strength) for strength in self.strengths])
 
     def draw(self, seed: int, epoch: int, ids: Ints) -> OpDraws:
         """As `Policy.draw`; levels are factors."""
@@ -76,7 +76,8 @@ class ThreeAugment(Policy):
             operation("SolarizeFrom", _always(128.0)),
             operation("GaussianBlur", _level),
         )
-        super().__init__((*first, *_JITTER), 1 + len(_JITTER))
+        levels = [_SIGMAS] * 3 + [_reach(strength) for strength in self.strengths]
+        super().__init__((*first, *_JITTER), 1 + len(_JITTER), levels)
 
     def draw(self, seed: int, epoch: int, ids: Ints) -> OpDraws:
         """As `Policy.draw`; levels are standard deviations and factors."""
@@ -94,6 +95,10 @@ def _jitter(draws: Floats, strengths: tuple[float, ...]) -> tuple[Ints, Floats]:
     reach = np.array(strengths)[order]
     low, high = np.maximum(1.0 - reach, 0.0), 1.0 + reach
     return order, low + (high - low) * draws[..., 1]
+
+
+def _reach(strength: float) -> tuple[float, float]:
+    return max(1.0 - strength, 0.0), 1.0 + strength
 
 
 def _check(strengths: tuple[float, ...]) -> None:

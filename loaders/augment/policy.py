@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from loaders.draws import Ints, OpDraws
 from loaders.errors import InputError
 
 BLACK: Fill = (0, 0, 0)
+_Range = tuple[float, float]
 
 
 class Policy(nn.Module):
@@ -28,17 +30,19 @@ class Policy(nn.Module):
     Args:
         space: the operations that it draws from.
         num_ops: of a sample, at most.
+        levels: the least and the greatest that the space has, of all operations or of each.
         fill: what comes from outside an image: red, green and blue, 0 to 255.
 
     Raises:
         InputError: if `fill` is out of its range.
     """
 
-    def __init__(self, space: Space, num_ops: int, fill: Fill = BLACK) -> None:
+    def __init__(self, space: Space, num_ops: int, levels: _Range | Sequence[_Range], fill: Fill = BLACK) -> None:
         super().__init__()
         if len(fill) != 3 or not all(0 <= value <= 255 for value in fill):
             raise InputError(f"The fill is {fill}: give red, green and blue from 0 to 255.")
         self.space = space
+        self.levels = [levels] * len(space) if isinstance(levels, tuple) else list(levels)
         self.num_ops = num_ops
         self.fill = fill
 

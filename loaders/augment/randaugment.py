@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 
 import numpy as np
 
@@ -17,7 +16,6 @@ from loaders.errors import InputError
 
 # ImageNet's mean colour, which timm's training fills with.
 _MEAN_COLOUR: Fill = (124, 116, 104)
-_TIMM_KEYS = {"m": "magnitude", "n": "num_ops", "p": "probability", "mstd": "magnitude_std", "inc": "increasing"}
 
 
 class RandAugment(Policy):
@@ -41,7 +39,7 @@ class RandAugment(Policy):
             raise InputError(
                 f"RandAugment's magnitude is {magnitude}: give 0 to {num_bins - 1}, since there are {num_bins} bins."
             )
-        super().__init__(torchvision_space(num_bins), num_ops, fill)
+        super().__init__(torchvision_space(num_bins), num_ops, (0.0, num_bins - 1.0), fill)
         self.magnitude = magnitude
 
     def draw(self, seed: int, epoch: int, ids: Ints) -> OpDraws:
@@ -64,7 +62,7 @@ class TrivialAugment(Policy):
 
     def __init__(self, *, num_bins: int = 31, fill: Fill = BLACK) -> None:
         _check_bins("TrivialAugment", num_bins)
-        super().__init__(wide_space(num_bins), 1, fill)
+        super().__init__(wide_space(num_bins), 1, (0.0, num_bins - 1.0), fill)
         self.num_bins = num_bins
 
     def draw(self, seed: int, epoch: int, ids: Ints) -> OpDraws:
@@ -83,7 +81,7 @@ class TimmRandAugment(Policy):
     Args:
         magnitude: `m`: 0 to 10.
         num_ops: `n`: operations a sample, one after the other; at least 1.
-        magnitude_std: `mstd`: standard deviation of each magnitude, at least 0; infinite: uniform up to `magnitude`.
+        magnitude_std: `mstd`: standard deviation of each magnitude, at least 0; above 100: uniform up to `magnitude`.
         increasing: `inc`: whether a higher magnitude is always a stronger change.
         probability: `p`: with which each operation that was drawn is applied, 0 to 1.
         interpolated: False takes the nearest pixel, which is faster.
@@ -96,7 +94,7 @@ class TimmRandAugment(Policy):
     def __init__(
         self,
         *,
-        magnitude: float = 9.0,
+        magnitude: float = MAX_LEVEL,
         num_ops: int = 2,
         magnitude_std: float = 0.0,
         increasing: bool = False,
@@ -112,42 +110,17 @@ class TimmRandAugment(Policy):
             raise InputError(f"timm's RandAugment was given the magnitude_std {magnitude_std}: give at least 0.")
         if not 0 <= probability <= 1:
             raise InputError(f"timm's RandAugment was given the probability {probability}: give 0 to 1.")
-        super().__init__(timm_space(increasing=increasing, interpolated=interpolated), num_ops, fill)
+        super().__init__(timm_space(increasing=increasing, interpolated=interpolated), num_ops, (0.0, MAX_LEVEL), fill)
         self.magnitude = magnitude
         self.magnitude_std = magnitude_std
         self.probability = probability
-
-    @classmethod
-    def parse(cls, text: str) -> TimmRandAugment:
-        """The policy that timm's `--aa` names so, as "rand-m7-n2-mstd0.5-inc1".
-
-        Raises:
-            InputError: for another text.
-        """
-        options: dict[str, float] = {}
-        first, *parts = text.split("-")
-        for part in parts:
-            found = re.fullmatch(r"(m|n|p|mstd|inc)(\d+(?:\.\d+)?|inf)", part)
-            if not found:
-                raise InputError(f"{part!r} in {text!r} is unknown: give parts as in rand-m7-n2-mstd0.5-inc1.")
-            options[_TIMM_KEYS[found[1]]] = float(found[2])
-        if first != "rand":
-            raise InputError(f"{text!r} is no RandAugment of timm's: begin with rand, as in rand-m7-n2-mstd0.5-inc1.")
-        std = options.get("magnitude_std", 0.0)
-        return cls(
-            magnitude=options.get("magnitude", MAX_LEVEL),
-            num_ops=int(options.get("num_ops", 2)),
-            magnitude_std=math.inf if std > 100 else std,  # as timm reads it
-            increasing=bool(options.get("increasing", 0)),
-            probability=options.get("probability", 0.5),
-        )
 
     def draw(self, seed: int, epoch: int, ids: Ints) -> OpDraws:
         """As `Policy.draw`: an operation is applied with the probability given, at a level of its own."""
         nothing = len(self.space) - 1
         ops, signs = sample_draws.operations(seed, epoch, ids, self.num_ops, nothing)
         first, second, applied = np.moveaxis(sample_draws.strengths(seed, epoch, ids, self.num_ops), -1, 0)
-        if math.isinf(self.magnitude_std):
+        if self.magnitude_std > 100:
             levels = self.magnitude * first
         else:  # Box and Muller's
             normal = np.sqrt(-2.0 * np.log(first)) * np.cos(2.0 * math.pi * second)
