@@ -11,6 +11,7 @@ COMMANDS = {
     "gpu": Command("bench.gpu:gpu", "Check and measure all that wants a CUDA card"),
     "conversion": Command("bench.conversion:conversion", "Measure conversion beside tarfile and FFCV"),
     "loaders": Command("bench.loaders:loaders", "Measure whole loaders, ours beside FFCV's, DALI's and torchvision's"),
+    "augment": Command("bench.augment:augment", "Measure what augmentation costs a core, beside torchvision and timm"),
     "bookkeeping": Command("bench.bookkeeping:bookkeeping", "Measure what exact order and draws cost a processor"),
     "stages": Command("bench.stages:stages", "Measure where a core's time goes in decoding"),
     "index": Command("bench.index:index", "Measure how fast a set of ImageNet's size opens, beside FFCV's reader"),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from bench import gpu_loading
 from bench.conversion import link
+from bench.gpu_augmenting import augment_rates
 from bench.options import check_positive
 from bench.pixels import PixelStore
 from bench.rows import append_rates
@@ -26,7 +27,7 @@ from convert.images import ImagePolicy
 from convert.photographs import make_demo_sets
 from convert.sources import find_source
 from loaders import Batch, CropPolicy, InputError, Loader, dali_graph, open_loader, open_store
-from loaders.augment import Augment
+from loaders.augment import Augment, Erase, Mix, ThreeAugment, TimmRandAugment
 from loaders.choosing import make_decoder
 from loaders.cores import usable_cores
 from loaders.encodings import Encoded
@@ -76,7 +77,10 @@ def measured(
 ) -> Iterator[tuple[str, dict[str, Any], dict[str, Rate]]]:
     """Names, further options and rates, one after another."""
     yield "train step", {}, step_rates(device, recipe, rounds, seconds)
-    yield "augment", {}, augment_rates(device, recipe, rounds, seconds)
+    dtype = Precision.choose(device, recipe.amp).dtype
+    yield from augment_rates(
+        device, dtype, (recipe.batch_size, 4 * recipe.batch_size), recipe.size, rounds, seconds / 2
+    )
     yield "loader", {}, loader_rates(device, data, recipe, rounds, seconds)
     yield from loading(device, folder, recipe.batch_size, recipe.size, min(rounds, 3), seconds / 2)
 
@@ -122,11 +126,14 @@ def check_model(device: torch.device) -> None:
 
 
 def check_augment(device: torch.device, recipe: Recipe) -> None:
-    """RandAugment, mixing and normalisation in float32 are the CPU's."""
-    augment = recipe.train_augment()
+    """Policies, erasing, mixing and normalisation in float32 are the CPU's, to less than a level."""
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (32, recipe.size, recipe.size, 3), np.uint8))
-    draws = augment.draw(0, 0, np.arange(32), recipe.size)
-    _expect_close("augmentation", augment(pixels.to(device), draws).cpu(), augment(pixels, draws), 0.05)
+    smooth = (pixels.float().mean(0, keepdim=True) / 2 + pixels.float() / 2).to(torch.uint8)
+    erase = Erase(probability=0.5, mode="rand")
+    others = [Augment(policy=policy, erase=erase, mix=Mix()) for policy in (TimmRandAugment(), ThreeAugment())]
+    for augment, images in itertools.product((recipe.train_augment(), *others), (pixels, smooth)):
+        draws = augment.draw(0, 0, np.arange(32), recipe.size)
+        _expect_close("augmentation", augment(images.to(device), draws).cpu(), augment(images, draws), 0.015)
 
 
 def check_loader(device: torch.device, data: Path, recipe: Recipe) -> None:
@@ -188,19 +195,6 @@ def check_step(device: torch.device, recipe: Recipe) -> None:
 def step_rates(device: torch.device, recipe: Recipe, rounds: int, seconds: float) -> dict[str, Rate]:
     """Training steps of TwistNet-18 beside timm's ResNet-18, on images that are there already."""
     runs = {name: training_step(device, recipe, name, lr=0.01)[0] for name in ("twistnet18", "resnet18")}
-    return measure(runs, rounds=rounds, seconds=seconds, device=device)
-
-
-def augment_rates(device: torch.device, recipe: Recipe, rounds: int, seconds: float) -> dict[str, Rate]:
-    """The guide's augmentation beside normalisation alone."""
-    pixels = torch.randint(0, 256, (recipe.batch_size, recipe.size, recipe.size, 3), dtype=torch.uint8, device=device)
-
-    def run_of(augment: Augment) -> Callable[[], int]:
-        augment = dataclasses.replace(augment, dtype=Precision.choose(device, recipe.amp).dtype)
-        draws = augment.draw(0, 0, np.arange(recipe.batch_size), recipe.size)
-        return lambda: len(augment(pixels, draws))
-
-    runs = {"guide": run_of(recipe.train_augment()), "normalise only": run_of(Augment())}
     return measure(runs, rounds=rounds, seconds=seconds, device=device)
 
 

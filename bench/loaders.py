@@ -69,6 +69,7 @@ SYSTEMS: Mapping[str, Mapping[str, System]] = {
     },
     "augmented tree": {
         "native, the guide's": System(name="ours", options={"augmented": True}),
+        "torchvision, the guide's": System(name="torchvision_loader", options={"augmented": True}),
         "DALI on the CPU with its own RandAugment": System(name="dali_loader", options={"augmented": True}),
     },
     **{name: {"native": NATIVE, "ffcv": FFCV_PIXELS, "FFCV": FFCV} for name in BETONS},

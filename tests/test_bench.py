@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench import augment as bench_augment
 from bench import conversion as bench_conversion
 from bench import gpu as bench_gpu
 from bench import index as bench_index
@@ -19,6 +20,7 @@ from bench import loaders as bench_loaders
 from bench import rows
 from bench import stages as bench_stages
 from bench.__main__ import COMMANDS
+from bench.gpu_augmenting import augment_rates
 from bench.timing import Rate, measure
 from loaders import InputError, dali_graph, open_store
 from loaders.augment import Augment
@@ -88,7 +90,7 @@ def test_checks_pass_where_nothing_is_wrong(tree: Path) -> None:
 
 def test_checks_find_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     right = Augment.__call__
-    calls = iter((0.0, 0.1))
+    calls = iter((0.0, 0.0, 0.0, 0.1))
     monkeypatch.setattr(Augment, "__call__", lambda *args: right(*args) + next(calls))
     with pytest.raises(InputError, match=r"augmentation differ from the CPU's by 0\.1"):
         bench_gpu.check_augment(CPU, SMALL)
@@ -100,11 +102,33 @@ def test_checks_find_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rates_of_every_stage_can_be_measured(tree: Path) -> None:
     for rates in (
         bench_gpu.step_rates(CPU, SMALL, 1, 0.01),
-        bench_gpu.augment_rates(CPU, SMALL, 1, 0.01),
         bench_gpu.loader_rates(CPU, tree, SMALL, 1, 0.01),
     ):
         assert len(rates) == 2
         assert all(rate.median > 0 for rate in rates.values())
+
+
+def test_augmentation_is_measured_beside_other_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    threads = torch.get_num_threads()
+    try:
+        bench_augment.augment(rounds=1, seconds=0.01, images=8, size=64)
+    finally:
+        torch.set_num_threads(threads)
+    with (tmp_path / "augment.csv").open() as file:
+        found = [row["what"] for row in csv.DictReader(file)]
+    assert len(found) == 9
+    assert sum("torchvision v2, each image" in what for what in found) == 2
+    assert "Draws and table of 1,024 samples" in capsys.readouterr().out
+
+
+def test_augmentation_on_a_card_is_measured_beside_a_copy() -> None:
+    found = {name: rates for name, _, rates in augment_rates(CPU, torch.bfloat16, (8, 16), 32, 1, 0.01)}
+    assert set(found) == {"augment", "RandAugment", "jitter and normalise"}
+    assert "copy of as many bytes" in found["augment"]
+    assert all(rate.median > 0 for rates in found.values() for rate in rates.values())
 
 
 def test_opening_is_measured_on_what_all_readers_can_open(tmp_path: Path) -> None:

@@ -220,7 +220,7 @@ def jittered(image: Tensor, draws: OpDraws, row: int, policy: Policy) -> Tensor:
             image = F.gaussian_blur(image, [13, 13], [float(level)] * 2)
         elif name == "SolarizeFrom":
             image = F.solarize(image, 128)
-        elif name == "Color" and op == 0 and isinstance(policy, ThreeAugment):
+        elif name == "Grayscale":
             image = F.rgb_to_grayscale(image, num_output_channels=3)
         else:
             adjust = {"Brightness": F.adjust_brightness, "Contrast": F.adjust_contrast, "Color": F.adjust_saturation}

@@ -16,11 +16,22 @@ from torchvision.transforms import InterpolationMode, v2
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def batches(path: Path, *, batch_size: int, size: int, workers: int) -> Iterator[Iterator[int]]:
-    """The guide's: Pillow, bicubic, normalised float32; one epoch after another, as numbers of images."""
+def batches(
+    path: Path, *, batch_size: int, size: int, workers: int, augmented: bool = False
+) -> Iterator[Iterator[int]]:
+    """The guide's: Pillow, bicubic, normalised float32; one epoch after another, as numbers of images.
+
+    Args:
+        path: a tree with train/.
+        batch_size: images of a batch.
+        size: side of the images in pixels.
+        workers: processes.
+        augmented: whether RandAugment follows the flip, two operations of magnitude 9 of 31; nothing is mixed.
+    """
     steps = [
         transforms.RandomResizedCrop(size, interpolation=InterpolationMode.BICUBIC),
         transforms.RandomHorizontalFlip(),
+        *([transforms.RandAugment(num_ops=2, magnitude=9)] if augmented else []),
         transforms.ToTensor(),
         transforms.Normalize(MEAN, STD),
     ]

@@ -72,7 +72,7 @@ class ThreeAugment(Policy):
         self.strengths = (color_jitter,) * 3
         _check(self.strengths)
         first = (
-            operation("Color", _always(-1.0)),
+            operation("Color", _always(-1.0))._replace(name="Grayscale"),
             operation("SolarizeFrom", _always(128.0)),
             operation("GaussianBlur", _level),
         )

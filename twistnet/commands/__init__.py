@@ -22,6 +22,9 @@ class Command(NamedTuple):
 COMMANDS = {
     "doctor": Command("twistnet.commands.doctor:doctor", "Says what is installed, what this machine has and lacks"),
     "show": Command("twistnet.commands.show:show", "Prints a recipe with all its values"),
+    "augment show": Command(
+        "twistnet.commands.augment:show", "Draws every operation, and a batch as the model sees it"
+    ),
     "pretrain": Command("twistnet.commands.pretrain:pretrain", "Trains a model on ImageNet, or resumes its training"),
     "finetune": Command("twistnet.commands.finetune:finetune", "Fine-tunes a model on one fold of a smaller data set"),
     "convert": Command("twistnet.commands.convert:convert", "Converts a data set as downloaded into fast shards"),
