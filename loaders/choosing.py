@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 
@@ -20,8 +20,11 @@ from loaders.reference import ReferenceDecoder
 from loaders.shards import ShardStore
 from loaders.types import Decoder, Store
 
-STORES = ("tree", "shards", "beton")
-DECODERS = ("native", "ffcv", "reference", "dali", "dali+native", "device")
+# What may be asked for, as the command line too takes it.
+StoreName: TypeAlias = Literal["auto", "tree", "shards", "beton"]
+DecoderName: TypeAlias = Literal["auto", "native", "ffcv", "reference", "dali", "dali+native", "device"]
+STORES: tuple[str, ...] = get_args(StoreName)[1:]
+DECODERS: tuple[str, ...] = get_args(DecoderName)[1:]
 _ON_PROCESSORS: dict[str, Callable[[str, int], Decoder]] = {
     "native": NativeDecoder,
     "ffcv": ffcv.FfcvDecoder,
@@ -39,12 +42,19 @@ class Choice(NamedTuple):
         return f"{self.name} ({self.reason})" if self.reason else self.name
 
 
-def choose_decoder(name: str, interpolation: str) -> Choice:
+def choose_decoder(name: str, interpolation: str, device: torch.device) -> Choice:
     """The decoder that "auto" stands for; any other name stands for itself.
+
+    Args:
+        name: of DECODERS, or "auto".
+        interpolation: "bilinear", "bicubic" or "area".
+        device: that takes the batches.
 
     Raises:
         InputError: for an unknown name.
     """
+    if name == "device" and device.type != "cuda":
+        return Choice(name, "slow without a card: native makes the same pixels")
     if name in DECODERS:
         return Choice(name)
     if name != "auto":

@@ -69,7 +69,8 @@ class DaliDecoder:
     ) -> None:
         if interpolation not in INTERPOLATIONS:
             raise InputError(
-                f"decoder dali cannot resize by {interpolation!r}: take {' or '.join(INTERPOLATIONS)}, or decoder auto."
+                f"decoder {'dali+native' if shares else 'dali'} cannot resize by {interpolation!r}: take "
+                f"{' or '.join(INTERPOLATIONS)}, or decoder auto."
             )
         missing = why_missing()
         if missing:

@@ -129,7 +129,7 @@ def open_loader(
     crops = crops or CropPolicy()
     if augment:
         augment.check_batch_size(batch_size)
-    chosen = choose_decoder(decoder, crops.interpolation)
+    chosen = choose_decoder(decoder, crops.interpolation, where)
     found, form = find_store(path, split, store)
     if verify and not found.has_checksums:
         raise InputError("there are no checksums to verify: name the folder of a converted set, or leave verify out.")

@@ -141,6 +141,8 @@ def _checked(pixels: Pixels) -> Pixels:
 
 
 def _open(encoded: bytes | memoryview) -> Image.Image:
+    if not len(encoded):
+        raise ValueError("it is empty")
     image = Image.open(io.BytesIO(encoded), formats=FORMATS)
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"{image.width} x {image.height} pixels, more than the limit of {MAX_PIXELS}")

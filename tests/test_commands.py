@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from training import call, pretrain
 
+from loaders.choosing import DECODERS
 from twistnet.run_folder import RunFolder
 
 pytest_plugins = ("training",)
@@ -36,10 +37,28 @@ def test_a_resumed_run_keeps_its_decoder_and_says_what_another_one_changes(
     assert "decoder reference, " in kept
     assert "other pixels" not in kept
     assert resume(tree, checkpoint, "--decoder=ffcv") == 0
-    assert "Decoded by reference so far: ffcv makes other pixels" in capsys.readouterr().out
+    assert "Decoded by reference so far: ffcv may make other pixels" in capsys.readouterr().out
     assert pretrain(tree, "--decoder=reference", "--checkpoint_dir=second") == 0
     assert resume(tree, "--resume=second/latest.pt", "--decoder=native") == 0
     assert "other pixels" not in capsys.readouterr().out, "these two make the same"
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_every_decoder_can_be_asked_for(
+    decoder: str, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if decoder.startswith("dali"):
+        pytest.importorskip("nvidia.dali", reason="needs DALI")
+    if decoder == "ffcv":
+        pytest.importorskip("ffcv", reason="needs FFCV", exc_type=ImportError)
+    monkeypatch.chdir(tmp_path)
+    interpolation = "area" if decoder == "ffcv" else "bilinear"
+    assert pretrain(tree, f"--decoder={decoder}", f"--interpolation={interpolation}", "--policy=randaugment-m5") == 0
+    assert f"decoder {decoder}" in capsys.readouterr().out
+    (last,) = [row for row in map(json.loads, Path("checkpoints/log.jsonl").open()) if row["kind"] == "epoch"][-1:]
+    assert last["val_top1"] >= 0
+    assert set(last.get("shares", {})) == (set(decoder.split("+")) if "+" in decoder else set())
+    assert json.loads(Path("checkpoints/recipe.json").read_text())["policy"] == "randaugment-m5"
 
 
 def test_pretraining_publishes_its_weights_and_keeps_those_of_before(

@@ -130,8 +130,8 @@ class _Run:
         progress.say(f"Reading {self.job.data_dir}: {self.train_loader.choice}")
         if self.decoded_by and not same_pixels(self.decoded_by, self.train_loader.decoder, self.recipe.interpolation):
             progress.say(
-                f"[Warning] Decoded by {self.decoded_by} so far: {self.train_loader.decoder} makes other pixels of the "
-                "same images from here on."
+                f"[Warning] Decoded by {self.decoded_by} so far: {self.train_loader.decoder} may make other pixels of "
+                "the same images from here on."
             )
         try:
             with signals.noted() as self.stopping:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from launch.ranks import Ranks
 from loaders import InputError
+from loaders.choosing import DecoderName, StoreName
 from twistnet import distributed
 from twistnet.finetuning import Result, finetune_fold
 from twistnet.job import Job
@@ -32,9 +33,10 @@ def finetune(
     workers: int | None = None,
     warmup_epochs: int | None = None,
     size: int | None = None,
+    policy: str | None = None,
     interpolation: Literal["bilinear", "bicubic", "area"] | None = None,
-    store: Literal["auto", "tree", "shards", "beton"] = "auto",
-    decoder: Literal["auto", "native", "ffcv", "reference"] = "auto",
+    store: StoreName = "auto",
+    decoder: DecoderName = "auto",
     max_bad: float = 0.0,
     verify: bool = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -60,9 +62,10 @@ def finetune(
         workers: decoding threads a process; the usable cores unless given.
         warmup_epochs: epochs of linear warm-up.
         size: side of the images in pixels.
+        policy: operations on colours and geometry, as randaugment-n2-m9 or none; the README lists them.
         interpolation: of the resize; area is FFCV's.
         store: form of a converted set; auto takes the beton where it holds pixels and fits into memory, else shards.
-        decoder: native and reference give the same pixels, ffcv FFCV's; auto takes the fastest.
+        decoder: native, device and reference give the same pixels, ffcv FFCV's, dali DALI's; auto takes native.
         max_bad: largest share of the images that may be replaced where they cannot be decoded.
         verify: hold every image to its checksum whenever it is read.
         device: where to train; auto takes a CUDA card where there is one.
@@ -88,6 +91,7 @@ def finetune(
         warmup_epochs=warmup_epochs,
         size=size,
         eval_size=size,
+        policy=policy,
         interpolation=interpolation,
     )
     if checkpoint is not None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from launch.ranks import Ranks
 from loaders import InputError
+from loaders.choosing import DecoderName, StoreName
 from loaders.files import existing_parent, write_atomically
 from twistnet import distributed
 from twistnet.job import Job, Outcome
@@ -38,9 +39,10 @@ def pretrain(
     seed: int | None = None,
     weights_dir: Path | None = None,
     publish: bool | None = None,
+    policy: str | None = None,
     interpolation: Literal["bilinear", "bicubic", "area"] | None = None,
-    store: Literal["auto", "tree", "shards", "beton"] = "auto",
-    decoder: Literal["auto", "native", "ffcv", "reference"] = "auto",
+    store: StoreName = "auto",
+    decoder: DecoderName = "auto",
     max_bad: float = 0.0,
     verify: bool = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -69,9 +71,10 @@ def pretrain(
         seed: of initialisation, order and augmentation.
         weights_dir: where the final weights are copied to, to be found by themselves; weights unless given.
         publish: whether to copy them there; they are unless --no_publish is given.
+        policy: operations on colours and geometry, as randaugment-n2-m9 or none; the README lists them.
         interpolation: of the resize; area is FFCV's.
         store: form of a converted set; auto takes the beton where it holds pixels and fits into memory, else shards.
-        decoder: native and reference give the same pixels, ffcv FFCV's; auto takes the fastest.
+        decoder: native, device and reference give the same pixels, ffcv FFCV's, dali DALI's; auto takes native.
         max_bad: largest share of the images that may be replaced where they cannot be decoded.
         verify: hold every image to its checksum whenever it is read.
         device: where to train; auto takes a CUDA card where there is one.
@@ -94,6 +97,7 @@ def pretrain(
         warmup_epochs=warmup_epochs,
         size=size,
         eval_size=size,
+        policy=policy,
         interpolation=interpolation,
         seed=seed,
     )
