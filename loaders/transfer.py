@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-_KEPT = 8  # batches whose memory is used again; one who holds more of them gets fresh memory
-_REFERENCES = 2
+from loaders.memory import ReusedArrays
+
+_KEPT = 8  # batches whose memory is used again
 
 
 class HostBuffers:
     """uint8 (B, size, size, 3) host memory for decoders to write into.
 
     For a CUDA device the memory is pinned and comes back once the upload that reads it has finished. On the CPU the
-    consumer gets it, and it is used again once nobody holds a tensor of it any more: fresh memory would cost the system
-    as much as half of the work on small images.
+    consumer gets it, and it is used again once nobody holds a tensor of it any more.
     """
 
     def __init__(self, batch_size: int, device: torch.device) -> None:
         self._batch_size = batch_size
         self._pinned = device.type == "cuda"
         self._free: deque[tuple[Tensor, torch.cuda.Event]] = deque()
-        self._arrays: list[npt.NDArray[np.uint8]] = []
+        self._arrays = ReusedArrays(_KEPT)
         self._lock = threading.Lock()  # two epochs may be under way
 
     def take(self, size: int) -> Tensor:
@@ -37,16 +35,7 @@ class HostBuffers:
         if self._pinned:
             buffer = self._given_back(shape)
             return torch.empty(shape, dtype=torch.uint8, pin_memory=True) if buffer is None else buffer
-        with self._lock:
-            self._arrays = [array for array in self._arrays if array.shape == shape]
-            for place in range(len(self._arrays)):
-                # The list and the call itself; whatever shares the memory holds the array too.
-                if sys.getrefcount(self._arrays[place]) == _REFERENCES:
-                    return torch.from_numpy(self._arrays[place])
-            fresh = np.empty(shape, dtype=np.uint8)
-            if len(self._arrays) < _KEPT:
-                self._arrays.append(fresh)
-            return torch.from_numpy(fresh)
+        return torch.from_numpy(self._arrays.take(shape, np.uint8))
 
     def give_back(self, buffer: Tensor, uploaded: torch.cuda.Event) -> None:
         """Returns a pinned buffer whose upload ends at the event."""

@@ -334,3 +334,14 @@ def test_without_the_compiled_library_nothing_changes(monkeypatch: pytest.Monkey
     torch.manual_seed(1)
     for right, found in zip(compiled, (augment(images, draws), RandAugment()(images.permute(0, 3, 1, 2))), strict=True):
         assert torch.equal(right, found)
+
+
+def test_results_that_are_held_are_not_written_again() -> None:
+    augment, policy = Augment(policy=RandAugment()), TrivialAugment()
+    images, ids = images_of(8, 32, 32), np.arange(8)
+    held = [augment(images, augment.draw(0, step, ids, 32)) for step in range(12)]
+    views = [policy(images.permute(0, 3, 1, 2), policy.draw(0, step, ids))[1:, 0].flatten() for step in range(12)]
+    for step in range(12):
+        assert torch.equal(held[step], augment.plainly(images, augment.draw(0, step, ids, 32)))
+        table = policy.table(policy.draw(0, step, ids), 32, 32)
+        assert torch.equal(views[step], plainly(images, table).permute(0, 3, 1, 2)[1:, 0].flatten())

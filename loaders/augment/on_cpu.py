@@ -15,9 +15,13 @@ from torch import Tensor
 
 from loaders.augment.finishing import Finish
 from loaders.augment.table import Table
+from loaders.memory import ReusedArrays
 from loaders.native.handle import Handle
 from loaders.native.library import library, why_missing
 
+_KEPT = 4  # results whose memory is used again: of a loader's batches as many are under way
+_LIMIT = 2**30  # bytes of them
+_outputs, _outputs_of_floats = ReusedArrays(_KEPT, _LIMIT), ReusedArrays(_KEPT, _LIMIT)
 _lock = threading.Lock()
 _threads: dict[tuple[int, int], Handle] = {}  # by the process, because a fork copies no threads, and their number
 
@@ -34,7 +38,7 @@ def operated(images: Tensor, table: Table) -> Tensor:
         images: (B, H, W, 3) uint8 in one piece.
         table: of these B samples.
     """
-    out = torch.empty_like(images)
+    out = _outputs.take(images.shape, np.uint8)
     count, height, width, _ = images.shape
     arrays = (table.kinds, table.parameters, np.array(table.fill, dtype=np.uint8))
     _check(
@@ -46,10 +50,10 @@ def operated(images: Tensor, table: Table) -> Tensor:
             table.kinds.shape[1],
             images.data_ptr(),
             *(array.ctypes.data for array in arrays),
-            out.data_ptr(),
+            out.ctypes.data,
         )
     )
-    return out
+    return torch.from_numpy(out)
 
 
 def finished(images: Tensor, finish: Finish, mean: npt.NDArray[np.float32], std: npt.NDArray[np.float32]) -> Tensor:
@@ -61,7 +65,7 @@ def finished(images: Tensor, finish: Finish, mean: npt.NDArray[np.float32], std:
         mean: (3,) float32, of each channel's values from 0 to 255.
         std: likewise.
     """
-    out = torch.empty(images.shape, dtype=torch.float32)
+    out = _outputs_of_floats.take(images.shape, np.float32)
     count, height, width, _ = images.shape
     arrays = (mean, std, finish.erased, finish.colours, finish.mixing, finish.weights)
     _check(
@@ -72,10 +76,10 @@ def finished(images: Tensor, finish: Finish, mean: npt.NDArray[np.float32], std:
             width,
             images.data_ptr(),
             *(array.ctypes.data for array in arrays),
-            out.data_ptr(),
+            out.ctypes.data,
         )
     )
-    return out
+    return torch.from_numpy(out)
 
 
 def _pool() -> int:

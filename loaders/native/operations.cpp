@@ -43,11 +43,40 @@ TWISTNET_CLONES void nearest(const float* row, float y, int width, int size, std
   }
 }
 
-// One source coordinate of each of a row's pixels, a fraction.
-TWISTNET_CLONES void between(const float* row, float y, int width, float* out) {
-  const float of_y = y * row[1], by_x = row[0], by_one = row[2];
+// Where each of a row's pixels lies between four: along one axis the first of two places, and how far it is from that;
+// -2 where it is outside of `size`.
+TWISTNET_CLONES void between(const float* row, float y, int width, int size, std::int32_t* first, float* distance) {
+  const float of_y = y * row[1], by_x = row[0], by_one = row[2], sides = static_cast<float>(size);
   for (int column = 0; column < width; ++column) {
-    out[column] = ((static_cast<float>(column) + 0.5f) * by_x + of_y) + by_one;
+    const float at = ((static_cast<float>(column) + 0.5f) * by_x + of_y) + by_one;
+    const bool inside = at >= 0.0f && at < sides;
+    const float middle = (inside ? at : 0.0f) - 0.5f;
+    const std::int32_t towards_zero = static_cast<std::int32_t>(middle);
+    const std::int32_t down = towards_zero - (middle < static_cast<float>(towards_zero) ? 1 : 0);
+    first[column] = inside ? down : -2;
+    distance[column] = middle - static_cast<float>(down);
+  }
+}
+
+// A row between two, whose pixels are `columns` and the ones after those; `across` and `down` are how far.
+TWISTNET_CLONES void blend(const std::uint8_t* from, std::size_t stride, const std::int32_t* columns,
+                           const std::int32_t* rows, const float* across, const float* down, int width, int height,
+                           const std::uint8_t* fill, std::uint8_t* to) {
+  for (int column = 0; column < width; ++column, to += 3) {
+    const std::int32_t left = columns[column], top = rows[column];
+    if (left == -2 || top == -2) {
+      std::memcpy(to, fill, 3);
+      continue;
+    }
+    const std::uint8_t* upper = from + stride * static_cast<std::size_t>(top < 0 ? 0 : top);
+    const std::uint8_t* lower = from + stride * static_cast<std::size_t>(top + 1 < height ? top + 1 : top);
+    const std::size_t x0 = 3 * static_cast<std::size_t>(left < 0 ? 0 : left);
+    const std::size_t x1 = 3 * static_cast<std::size_t>(left + 1 < width ? left + 1 : left);
+    for (std::size_t channel = 0; channel < 3; ++channel) {
+      const float a = upper[x0 + channel], b = upper[x1 + channel], c = lower[x0 + channel], d = lower[x1 + channel];
+      const float first = a + (b - a) * across[column], second = c + (d - c) * across[column];
+      to[channel] = cut(first + (second - first) * down[column]);
+    }
   }
 }
 
@@ -195,31 +224,16 @@ void Operations::warp(const float* parameters, const std::uint8_t* from, std::ui
 }
 
 void Operations::bilinear(const float* parameters, const std::uint8_t* from, std::uint8_t* to) {
-  across_.resize(static_cast<std::size_t>(width_));
-  down_.resize(static_cast<std::size_t>(width_));
-  for (int row = 0; row < height_; ++row) {
+  const std::size_t size = static_cast<std::size_t>(width_);
+  columns_.resize(size);
+  rows_.resize(size);
+  across_.resize(size);
+  down_.resize(size);
+  for (int row = 0; row < height_; ++row, to += row_bytes()) {
     const float y = static_cast<float>(row) + 0.5f;
-    between(parameters, y, width_, across_.data());
-    between(parameters + 3, y, width_, down_.data());
-    for (int column = 0; column < width_; ++column, to += 3) {
-      const float u = across_[column], v = down_[column];
-      if (!(u >= 0.0f && u < static_cast<float>(width_) && v >= 0.0f && v < static_cast<float>(height_))) {
-        std::memcpy(to, fill_, 3);
-        continue;
-      }
-      const float left = std::floor(u - 0.5f), top = std::floor(v - 0.5f);
-      const float by_x = (u - 0.5f) - left, by_y = (v - 0.5f) - top;
-      const int x0 = std::max(static_cast<int>(left), 0), x1 = std::min(static_cast<int>(left) + 1, width_ - 1);
-      const int y0 = std::max(static_cast<int>(top), 0), y1 = std::min(static_cast<int>(top) + 1, height_ - 1);
-      const std::uint8_t* upper = from + row_bytes() * static_cast<std::size_t>(y0);
-      const std::uint8_t* lower = from + row_bytes() * static_cast<std::size_t>(y1);
-      for (int channel = 0; channel < 3; ++channel) {
-        const float a = upper[3 * x0 + channel], b = upper[3 * x1 + channel];
-        const float c = lower[3 * x0 + channel], d = lower[3 * x1 + channel];
-        const float first = a + (b - a) * by_x, second = c + (d - c) * by_x;
-        to[channel] = cut(first + (second - first) * by_y);
-      }
-    }
+    between(parameters, y, width_, width_, columns_.data(), across_.data());
+    between(parameters + 3, y, width_, height_, rows_.data(), down_.data());
+    blend(from, row_bytes(), columns_.data(), rows_.data(), across_.data(), down_.data(), width_, height_, fill_, to);
   }
 }
 

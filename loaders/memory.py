@@ -1,0 +1,40 @@
+"""Host memory that is used again once nobody holds it: fresh memory costs the system more than much work on images."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+_REFERENCES = 2
+
+
+class ReusedArrays:
+    """Arrays of one shape and type at a time, each given out again when no tensor, view or name of it is left.
+
+    Args:
+        kept: arrays whose memory is used again; one who holds more of them gets fresh memory.
+        limit: bytes of all that are kept.
+    """
+
+    def __init__(self, kept: int, limit: int = 2**62) -> None:
+        self._kept, self._limit = kept, limit
+        self._arrays: list[npt.NDArray[Any]] = []
+        self._lock = threading.Lock()
+
+    def take(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """Memory of any content that nobody reads or writes; that of other shapes that is free is given up."""
+        wanted = np.dtype(dtype)
+        with self._lock:
+            self._arrays = [array for array in self._arrays if array.shape == shape and array.dtype == wanted]
+            for place in range(len(self._arrays)):
+                # The list and the call itself; whatever shares the memory holds the array too.
+                if sys.getrefcount(self._arrays[place]) == _REFERENCES:
+                    return self._arrays[place]
+            fresh = np.empty(shape, dtype=wanted)
+            if len(self._arrays) < self._kept and (len(self._arrays) + 1) * fresh.nbytes <= self._limit:
+                self._arrays.append(fresh)
+            return fresh
