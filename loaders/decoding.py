@@ -89,13 +89,14 @@ class BatchDecoding:
         self._store, self._decoder, self._crops, self._bad = store, decoder, crops, bad
         self._verify, self._readers, self._clock = verify, readers, clock
 
-    def run(self, seed: int, epoch: int, ids: _Ints, out: _Pixels, *, train: bool) -> _Ints:
-        """Fills `out` with the samples' pixels.
+    def run(self, seed: int, epoch: int, ids: _Ints, keys: _Ints, out: _Pixels, *, train: bool) -> _Ints:
+        """Fills `out` with the samples' pixels. One that stands there more than once is read and decoded once.
 
         Args:
             seed: of the draws.
             epoch: likewise.
-            ids: (B,) whose pixels are asked for; boxes and flips are theirs.
+            ids: (B,) whose pixels are asked for.
+            keys: (B,) of their boxes and flips.
             out: (B, size, size, 3) uint8, written in place: an array, or a tensor where the decoder is on the device.
             train: random crops and flips, or central crops.
 
@@ -105,47 +106,76 @@ class BatchDecoding:
         Raises:
             SampleError: for a sample that is beyond the budget, or that nothing can replace.
         """
-        failures = self._fill(seed, epoch, ids, ids, out, train)
+        failures = self._fill(seed, epoch, keys, ids, out, train)
         if not failures:
             return ids
         shown = ids.copy()
         for place, reason in sorted(failures.items()):
+            this = slice(place, place + 1)
             self._bad.add(self._store.key(int(ids[place])), reason)
-            shown[place] = self._replace(seed, epoch, ids[place : place + 1], out[place : place + 1], train)
+            shown[place] = self._replace(seed, epoch, keys[this], ids[this], out[this], train)
         return shown
 
-    def _replace(self, seed: int, epoch: int, sample: _Ints, out: _Pixels, train: bool) -> int:
+    def _replace(self, seed: int, epoch: int, key: _Ints, sample: _Ints, out: _Pixels, train: bool) -> int:
         reason = "its split has no other sample"
         for power in range((len(self._store) - 1).bit_length()):
             other = (sample + 2**power) % len(self._store)
-            failures = self._fill(seed, epoch, sample, other, out, train)
+            failures = self._fill(seed, epoch, key, other, out, train)
             if not failures:
                 return int(other[0])
             reason = failures[0]
             self._bad.add(self._store.key(int(other[0])), reason)
         raise SampleError(self._store.key(int(sample[0])), f"nor can those that would replace it: {reason}")
 
-    def _fill(self, seed: int, epoch: int, ids: _Ints, shown: _Ints, out: _Pixels, train: bool) -> Failures:
-        """Decodes the samples `shown` under the draws of `ids`; gives what failed, by its place."""
+    def _fill(self, seed: int, epoch: int, keys: _Ints, ids: _Ints, out: _Pixels, train: bool) -> Failures:
+        """Decodes samples under the draws of their keys; gives what failed, by its place."""
+        distinct, counts = np.unique(ids, return_counts=True)
+        if len(distinct) == len(ids):
+            return self._fill_distinct(seed, epoch, keys, ids, np.ones_like(ids), out, train)
+        order = np.argsort(ids, kind="stable")
+        pixels = (torch if isinstance(out, Tensor) else np).empty_like(out)
+        failures = self._fill_distinct(seed, epoch, keys[order], distinct, counts, pixels, train)
+        out[torch.from_numpy(order).to(out.device) if isinstance(out, Tensor) else order] = pixels
+        starts = np.cumsum(counts) - counts
+        return {
+            int(place): reason
+            for image, reason in failures.items()
+            for place in order[starts[image] : starts[image] + counts[image]]
+        }
+
+    def _fill_distinct(
+        self, seed: int, epoch: int, keys: _Ints, ids: _Ints, counts: _Ints, out: _Pixels, train: bool
+    ) -> Failures:
+        """The same of n samples, each for as many keys as `counts` says, one after another; failures by sample."""
         with self._clock.stage("read"):
-            data, failures = self._read(shown)
+            data, failures = self._read(ids)
         if not failures:
             with self._clock.stage("decode"):
                 sizes, failures = self._decoder.sizes(data)
                 if not failures:
-                    boxes = self._crops.boxes(seed, epoch, ids, sizes, train=train)
-                    mirrored = draws.flips(seed, epoch, ids, self._crops.hflip if train else 0.0)
-                    return self._decoder.decode(data, boxes, mirrored, out)
-        return self._fill_others(seed, epoch, ids, shown, out, train, failures)
+                    boxes = self._crops.boxes(seed, epoch, keys, np.repeat(sizes, counts, axis=0), train=train)
+                    mirrored = draws.flips(seed, epoch, keys, self._crops.hflip if train else 0.0)
+                    return self._decoder.decode(data, boxes, mirrored, out, counts)
+        return self._fill_others(seed, epoch, keys, ids, counts, out, train, failures)
 
     def _fill_others(
-        self, seed: int, epoch: int, ids: _Ints, shown: _Ints, out: _Pixels, train: bool, failures: Failures
+        self,
+        seed: int,
+        epoch: int,
+        keys: _Ints,
+        ids: _Ints,
+        counts: _Ints,
+        out: _Pixels,
+        train: bool,
+        failures: Failures,
     ) -> Failures:
         """Those that have not failed yet; gives all that have in the end."""
-        rest = np.array([place for place in range(len(ids)) if place not in failures], dtype=np.int64)
-        pixels = (torch if isinstance(out, Tensor) else np).empty_like(out[: len(rest)])
-        further = self._fill(seed, epoch, ids[rest], shown[rest], pixels, train) if len(rest) else {}
-        out[torch.from_numpy(rest) if isinstance(out, Tensor) else rest] = pixels
+        fine = np.array([place not in failures for place in range(len(ids))], dtype=np.bool_)
+        rest, rows = np.flatnonzero(fine), np.flatnonzero(np.repeat(fine, counts))
+        pixels = (torch if isinstance(out, Tensor) else np).empty_like(out[: len(rows)])
+        some = keys[rows], ids[rest], counts[rest], pixels
+        further = self._fill_distinct(seed, epoch, *some, train) if len(rest) else {}
+        out[torch.from_numpy(rows).to(out.device) if isinstance(out, Tensor) else rows] = pixels
         return {**failures, **{int(rest[place]): reason for place, reason in further.items()}}
 
     def _read(self, ids: _Ints) -> tuple[Sequence[Encoded], Failures]:

@@ -1,6 +1,6 @@
 """The loader that every store and decoder runs behind.
 
-    Order.slice(epoch, step) -> ids              this thread ahead of the consumer's, `look_ahead` batches
+    Order.slice(epoch, step) -> ids, keys        this thread ahead of the consumer's, `look_ahead` batches
     Store.read                                   `num_threads` threads
     Decoder.sizes, crop boxes,
     Decoder.decode -> uint8 (B, size, size, 3)   two threads, a batch each, and the decoder's own (loaders/decoding.py)
@@ -48,6 +48,7 @@ class _Decoding(NamedTuple):
     """A batch whose samples are being decoded."""
 
     ids: npt.NDArray[np.int64]
+    keys: npt.NDArray[np.int64]  # of the draws
     valid: npt.NDArray[np.bool_]
     pixels: Tensor
     task: Future[npt.NDArray[np.int64]]
@@ -244,19 +245,21 @@ class BatchLoader:
 
     def _begin(self, epoch: int, step: int, size: int) -> _Decoding:
         plan = self.plan
-        ids, valid = plan.order.slice(epoch, step, plan.rank, plan.world_size)
+        ids, valid, keys = plan.order.slice(epoch, step, plan.rank, plan.world_size)
         self._paging.before(epoch, step, ids)
         with self._clock.stage("buffer"), self._on_stream():
             if plan.decoder.on_device:
                 pixels = torch.empty((plan.batch_size, size, size, 3), dtype=torch.uint8, device=plan.device)
             else:
                 pixels = self._buffers.take(size)
-        return _Decoding(ids, valid, pixels, self._batches.submit(self._decode, epoch, ids, pixels))
+        return _Decoding(ids, keys, valid, pixels, self._batches.submit(self._decode, epoch, ids, keys, pixels))
 
-    def _decode(self, epoch: int, ids: npt.NDArray[np.int64], pixels: Tensor) -> npt.NDArray[np.int64]:
+    def _decode(
+        self, epoch: int, ids: npt.NDArray[np.int64], keys: npt.NDArray[np.int64], pixels: Tensor
+    ) -> npt.NDArray[np.int64]:
         out = pixels if self.plan.decoder.on_device else pixels.numpy()
         with self._on_stream():
-            shown = self._decoding.run(self.plan.order.seed, epoch, ids, out, train=self.plan.train)
+            shown = self._decoding.run(self.plan.order.seed, epoch, ids, keys, out, train=self.plan.train)
         self._paging.after(ids)
         return shown
 
@@ -268,7 +271,7 @@ class BatchLoader:
     def _finish(self, epoch: int, decoding: _Decoding, size: int) -> tuple[Batch, Handover | None]:
         ids = decoding.task.result()
         plan = self.plan
-        augment_draws = plan.augment.draw(plan.order.seed, epoch, decoding.ids, size) if plan.augment else None
+        augment_draws = plan.augment.draw(plan.order.seed, epoch, decoding.keys, size) if plan.augment else None
         shown = decoding.valid & (ids == decoding.ids)  # and what replaces a bad sample does not count
         labels = torch.from_numpy(plan.store.labels[ids])
         partner, weight = _mixed_labels(labels, augment_draws.mix if augment_draws else None)

@@ -84,6 +84,7 @@ def open_loader(
     crops: CropPolicy | None = None,
     max_bad: float = 0.0,
     verify: bool = False,
+    repeats: int = 1,
 ) -> Loader:
     """Opens one split for one rank.
 
@@ -109,6 +110,8 @@ def open_loader(
         max_bad: largest share of the split's samples that this process replaces by their successors where they cannot
             be read or decoded, 0 to 1; the replacements are not `valid`. By default the first one ends the epoch.
         verify: whether every image is held to the CRC-32 of the conversion, each time that it is read.
+        repeats: how often a batch holds each of its samples, each time with other crops and draws: repeated
+            augmentation. An epoch is then that part of the set, and as many epochs in a row are the whole.
 
     Raises:
         InputError: for a value that cannot work, before any thread starts.
@@ -138,6 +141,7 @@ def open_loader(
         global_batch=batch_size * world_size,
         shuffle=shuffle if train else "none",
         seed=seed,
+        repeats=repeats,
     )
     plan = Plan(
         store=found,

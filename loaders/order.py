@@ -8,6 +8,9 @@
 An epoch holds every id exactly once. Where the global batch does not divide the number of samples, the last batch is
 filled up with the epoch's first ids, marked as not valid: shapes stay static, every rank takes the same number of
 steps, and loss and accuracy leave those samples out.
+
+With repeated augmentation an epoch is a part of the set, each id `repeats` times with other draws, and `repeats` epochs
+in a row, which share a permutation, are the whole set.
 """
 
 from __future__ import annotations
@@ -41,6 +44,8 @@ class Order:
         seed: 0 to 2**64 - 1.
         chunk: consecutive ids that a window shuffle keeps together on disk.
         window: samples that a window shuffle mixes.
+        repeats: how often a batch holds each of its samples (repeated augmentation: Hoffer et al. 2020, Berman et al.
+            2019). Copies stand far from each other in a batch; where `repeats` does not divide it, a few lack one.
 
     Raises:
         InputError: for a value outside those limits.
@@ -52,6 +57,7 @@ class Order:
     seed: int = 0
     chunk: int = 1024
     window: int = 65536
+    repeats: int = 1
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_samples <= MAX_SAMPLES:
@@ -64,10 +70,22 @@ class Order:
             raise InputError(f"seed {self.seed} is out of range: take 0 to 2**64 - 1.")
         if self.chunk < 1 or self.window < 1:
             raise InputError(f"chunk {self.chunk} and window {self.window} must both be at least 1.")
+        most = min(self.global_batch, self.num_samples, MAX_SAMPLES // self.num_samples)
+        if not 1 <= self.repeats <= most:
+            raise InputError(
+                f"{self.repeats} repeats of {self.num_samples} samples in batches of {self.global_batch} are "
+                f"impossible: take 1 to {most}."
+            )
 
     def __len__(self) -> int:
-        """Steps of an epoch: the samples divided by the global batch, rounded up."""
-        return -(-self.num_samples // self.global_batch)
+        """Steps of an epoch: its samples, each counted once, divided by those of a batch, rounded up."""
+        longest = -(-self.num_samples // self.repeats)
+        return -(-longest // self._distinct)
+
+    @property
+    def _distinct(self) -> int:
+        """Samples of a global batch, each counted once."""
+        return -(-self.global_batch // self.repeats)
 
     def batch(self, epoch: int, step: int) -> tuple[Ints, Bools]:
         """The ids of one global batch.
@@ -83,17 +101,25 @@ class Order:
             raise InputError(f"epoch {epoch} is out of range: take 0 to 2**32 - 1.")
         if not 0 <= step < len(self):
             raise InputError(f"step {step} is outside the epoch: it has {len(self)} steps, from 0.")
-        positions = np.arange(step * self.global_batch, (step + 1) * self.global_batch)
-        return self._ids(epoch, positions % self.num_samples), positions < self.num_samples
+        cycle, part = divmod(epoch, self.repeats)
+        first, end = (self.num_samples * each // self.repeats for each in (part, part + 1))
+        places = step * self._distinct + np.arange(self.global_batch) % self._distinct
+        return self._ids(cycle, first + places % (end - first)), places < end - first
 
-    def slice(self, epoch: int, step: int, rank: int, world_size: int) -> tuple[Ints, Bools]:
-        """Rank `rank`'s part of `batch(epoch, step)`: the slices of all ranks, in order, are the global batch."""
+    def slice(self, epoch: int, step: int, rank: int, world_size: int) -> tuple[Ints, Bools, Ints]:
+        """Rank `rank`'s part of `batch(epoch, step)`: the slices of all ranks, in order, are the global batch.
+
+        Returns:
+            Ids and validity as there, and (G / world_size,) int64 keys of the draws: the ids themselves, and another
+            number for each further copy of a sample.
+        """
         ids, valid = self.batch(epoch, step)
         share, rest = divmod(self.global_batch, world_size)
         if rest:
             raise InputError(f"a global batch of {self.global_batch} does not divide over {world_size} ranks evenly.")
         mine = slice(rank * share, (rank + 1) * share)
-        return ids[mine], valid[mine]
+        copies = np.arange(self.global_batch)[mine] // self._distinct
+        return ids[mine], valid[mine], ids[mine] + copies * self.num_samples
 
     def _ids(self, epoch: int, positions: Ints) -> Ints:
         if self.shuffle == "none":

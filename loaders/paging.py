@@ -91,7 +91,7 @@ class Paging:
             self._other_files = _files_in_memory()
 
     def _window_share(self, epoch: int, step: int, ids: _Ints) -> _Ints:
-        steps = max(1, self._order.window // self._order.global_batch)
+        steps = max(1, self._order.window * self._order.repeats // self._order.global_batch)
         number, place = divmod(step, steps)
         block = self._block
         if block is None or (block.epoch, block.number) != (epoch, number):

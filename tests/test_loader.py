@@ -142,7 +142,9 @@ class Slow(HostDecoder):
     def sizes(self, data: list[bytes]) -> tuple[np.ndarray, dict[int, str]]:
         return np.full((len(data), 2), 64), {}
 
-    def decode(self, data: list[bytes], _boxes: np.ndarray, _flips: np.ndarray, out: np.ndarray) -> dict[int, str]:
+    def decode(
+        self, data: list[bytes], _boxes: np.ndarray, _flips: np.ndarray, out: np.ndarray, _counts: np.ndarray
+    ) -> dict[int, str]:
         time.sleep(0.002)
         self.decoded += len(data)
         out[:] = 0

@@ -104,3 +104,41 @@ def test_batches_that_do_not_exist_are_refused(epoch: int, step: int) -> None:
 def test_a_global_batch_that_does_not_divide_is_refused() -> None:
     with pytest.raises(InputError, match="10 does not divide over 4"):
         order(100, 10).slice(0, 0, 1, 4)
+
+
+@pytest.mark.parametrize("shuffle", SHUFFLES)
+@pytest.mark.parametrize(("n", "batch", "repeats"), [(1000, 48, 3), (47, 12, 2), (240, 60, 4), (301, 24, 3), (7, 6, 6)])
+def test_repeats_are_copies_with_keys_of_their_own(shuffle: str, n: int, batch: int, repeats: int) -> None:
+    whole = order(n, batch, shuffle, seed=5, chunk=16, window=100, repeats=repeats)
+    seen, keys = [], set()
+    for epoch in range(2 * repeats, 3 * repeats):  # those that share a permutation
+        this = []
+        for step in range(len(whole)):
+            ids, valid, drawn = whole.slice(epoch, step, 0, 1)
+            assert len(set(drawn[valid])) == valid.sum(), "no draw twice"
+            np.testing.assert_array_equal(drawn % n, ids)
+            distinct = batch // repeats
+            assert len(set(ids[:distinct][valid[:distinct]])) == valid[:distinct].sum(), (
+                "copies are far from each other"
+            )
+            this += ids[valid].tolist()
+            keys |= {(epoch, key) for key in drawn[valid].tolist()}
+        assert set(np.unique(this, return_counts=True)[1]) == {repeats}
+        seen += this
+    assert sorted(seen) == sorted(list(range(n)) * repeats), "the epochs are the whole set"
+    assert len(keys) == n * repeats
+
+
+def test_repeats_beyond_the_batch_or_the_set_are_refused() -> None:
+    assert len(order(100, 16, repeats=3)) == 6  # 34 samples, 6 of them a batch
+    for n, batch, repeats in ((100, 4, 5), (3, 8, 4), (2**31, 8, 3), (10, 10, 0)):
+        with pytest.raises(InputError, match=f"^{repeats} repeats of {n} samples"):
+            order(n, batch, repeats=repeats)
+
+
+def test_slices_of_repeats_are_the_batch() -> None:
+    whole = order(100, 24, repeats=3)
+    ids, valid, keys = whole.slice(1, 0, 0, 1)
+    parts = [whole.slice(1, 0, rank, 4) for rank in range(4)]
+    for place, expected in enumerate((ids, valid, keys)):
+        np.testing.assert_array_equal(np.concatenate([part[place] for part in parts]), expected)

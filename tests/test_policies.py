@@ -239,6 +239,19 @@ def test_jitter_is_torchvisions_sequence(name: str) -> None:
     assert set(draws.ops.ravel()) == set(range(len(policy.space)))
 
 
+@pytest.mark.parametrize("sigma", [0.1, 0.5, 1.0, 1.7, 2.0])
+@pytest.mark.parametrize(("height", "width"), [(7, 7), (16, 40), (96, 64)])
+def test_blur_is_torchvisions_within_a_level(sigma: float, height: int, width: int) -> None:
+    images, policy = images_of(12, height, width), ThreeAugment(color_jitter=0.0)
+    ops = np.tile([2, 3, 4, 5], (12, 1))
+    draws = OpDraws(ops, np.where(ops == 2, sigma, 1.0), np.ones_like(ops))
+    ours = policy(images.permute(0, 3, 1, 2), draws)
+    theirs = F.gaussian_blur(images.permute(0, 3, 1, 2).contiguous(), [13, 13], [sigma, sigma])
+    difference = (ours.int() - theirs.int()).abs()
+    assert difference.max() <= 1
+    assert (difference > 0).float().mean() < 1e-3
+
+
 def test_jitters_draws() -> None:
     draws = ColorJitter(brightness=0.4, contrast=1.5, saturation=0.0).draw(0, 0, MANY)
     orders = np.array([list(permutations(range(3))).index(tuple(order)) for order in draws.ops.tolist()])

@@ -53,6 +53,7 @@ def open_split(job: Job, split: str, recipe: Recipe, world: World, *, train: boo
         crops=recipe.crops(),
         max_bad=job.max_bad,
         verify=job.verify,
+        repeats=recipe.repeats if train else 1,
     )
 
 

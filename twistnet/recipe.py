@@ -45,6 +45,7 @@ class Recipe:
         hflip: probability of a left-right flip.
         drop_path: rate of stochastic depth in the last block.
         shuffle: "global" or "window".
+        repeats: how often a batch holds each of its images with other draws (repeated augmentation); 1 is off.
         amp: mixed precision: bfloat16 where the device has it, else float16 with a loss scaler.
         seed: of initialisation, order and draws.
 
@@ -79,6 +80,7 @@ class Recipe:
     hflip: float = 0.5
     drop_path: float = 0.0
     shuffle: str = "global"
+    repeats: int = 1
     amp: bool = False
     seed: int = 0
 
@@ -106,7 +108,9 @@ class Recipe:
         if self.clip_grad is not None and self.clip_grad <= 0:
             raise InputError(f"clip_grad {self.clip_grad} is impossible: take a norm above 0, or leave it out.")
         # What the loaders need is validated where they define it.
-        self.crops(), self.train_augment(), Order(num_samples=1, global_batch=1, shuffle=self.shuffle, seed=self.seed)
+        self.crops(), self.train_augment()
+        batch = self.batch_size
+        Order(num_samples=batch, global_batch=batch, shuffle=self.shuffle, seed=self.seed, repeats=self.repeats)
 
     def peak_lr(self, world_size: int) -> float:
         """The learning rate after warm-up: linear in the total batch (Goyal et al. 2017)."""
