@@ -78,9 +78,8 @@ def measured(
     """Names, further options and rates, one after another."""
     yield "train step", {}, step_rates(device, recipe, rounds, seconds)
     dtype = Precision.choose(device, recipe.amp).dtype
-    yield from augment_rates(
-        device, dtype, (recipe.batch_size, 4 * recipe.batch_size), recipe.size, rounds, seconds / 2
-    )
+    batches = recipe.batch_size, 4 * recipe.batch_size
+    yield from augment_rates(device, dtype, batches, recipe.size, min(rounds, 3), seconds / 3)
     yield "loader", {}, loader_rates(device, data, recipe, rounds, seconds)
     yield from loading(device, folder, recipe.batch_size, recipe.size, min(rounds, 3), seconds / 2)
 

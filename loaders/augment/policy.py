@@ -32,12 +32,20 @@ class Policy(nn.Module):
         num_ops: of a sample, at most.
         levels: the least and the greatest that the space has, of all operations or of each.
         fill: what comes from outside an image: red, green and blue, 0 to 255.
+        num_bins: where all levels are whole numbers below it.
 
     Raises:
         InputError: if `fill` is out of its range.
     """
 
-    def __init__(self, space: Space, num_ops: int, levels: _Range | Sequence[_Range], fill: Fill = BLACK) -> None:
+    def __init__(
+        self,
+        space: Space,
+        num_ops: int,
+        levels: _Range | Sequence[_Range],
+        fill: Fill = BLACK,
+        num_bins: int | None = None,
+    ) -> None:
         super().__init__()
         if len(fill) != 3 or not all(0 <= value <= 255 for value in fill):
             raise InputError(f"The fill is {fill}: give red, green and blue from 0 to 255.")
@@ -45,6 +53,7 @@ class Policy(nn.Module):
         self.levels = [levels] * len(space) if isinstance(levels, tuple) else list(levels)
         self.num_ops = num_ops
         self.fill = fill
+        self.num_bins = num_bins
 
     @abstractmethod
     def draw(self, seed: int, epoch: int, ids: Ints) -> OpDraws:
@@ -58,7 +67,7 @@ class Policy(nn.Module):
 
     def table(self, draws: OpDraws, height: int, width: int) -> Table:
         """The draws as what the operations read, for images of a size in pixels."""
-        return table_of(self.space, draws, height, width, self.fill)
+        return table_of(self.space, draws, height, width, self.fill, self.num_bins)
 
     def forward(self, images: Tensor, draws: OpDraws | None = None) -> Tensor:
         """The augmented images: new ones, on the same device.

@@ -39,7 +39,7 @@ class RandAugment(Policy):
             raise InputError(
                 f"RandAugment's magnitude is {magnitude}: give 0 to {num_bins - 1}, since there are {num_bins} bins."
             )
-        super().__init__(torchvision_space(num_bins), num_ops, (0.0, num_bins - 1.0), fill)
+        super().__init__(torchvision_space(num_bins), num_ops, (0.0, num_bins - 1.0), fill, num_bins)
         self.magnitude = magnitude
 
     def draw(self, seed: int, epoch: int, ids: Ints) -> OpDraws:
@@ -62,14 +62,14 @@ class TrivialAugment(Policy):
 
     def __init__(self, *, num_bins: int = 31, fill: Fill = BLACK) -> None:
         _check_bins("TrivialAugment", num_bins)
-        super().__init__(wide_space(num_bins), 1, (0.0, num_bins - 1.0), fill)
-        self.num_bins = num_bins
+        super().__init__(wide_space(num_bins), 1, (0.0, num_bins - 1.0), fill, num_bins)
+        self._bins = num_bins
 
     def draw(self, seed: int, epoch: int, ids: Ints) -> OpDraws:
         """As `Policy.draw`: every operation, bin and sign is equally likely."""
         ops, signs = sample_draws.operations(seed, epoch, ids, 1, len(self.space))
         shares = sample_draws.strengths(seed, epoch, ids, 1)[..., 0]
-        return OpDraws(ops, np.floor(shares * self.num_bins), signs)
+        return OpDraws(ops, np.floor(shares * self._bins), signs)
 
 
 class TimmRandAugment(Policy):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy.typing as npt
 
 from loaders.augment import kinds
 from loaders.augment.spaces import Space, parameters_of
-from loaders.draws import OpDraws
+from loaders.draws import Floats, Ints, OpDraws
 
 Fill = tuple[int, int, int]
 
@@ -30,7 +31,7 @@ class Table(NamedTuple):
     possible: frozenset[int]
 
 
-def table_of(space: Space, draws: OpDraws, height: int, width: int, fill: Fill) -> Table:
+def table_of(space: Space, draws: OpDraws, height: int, width: int, fill: Fill, num_bins: int | None = None) -> Table:
     """The table of a batch's draws.
 
     Args:
@@ -39,20 +40,41 @@ def table_of(space: Space, draws: OpDraws, height: int, width: int, fill: Fill) 
         height: of the images in pixels.
         width: likewise.
         fill: red, green and blue, 0 to 255.
+        num_bins: where all levels are whole numbers below it: then a batch is one look-up.
     """
-    shape = draws.ops.shape
-    ops, levels, signs = draws.ops.reshape(-1), draws.levels.reshape(-1), draws.signs.reshape(-1)
+    of_ops = np.array([operation.kind for operation in space], dtype=np.int32)
+    possible = frozenset(operation.kind for operation in space)
+    if num_bins is None:
+        ops, levels, signs = draws.ops.reshape(-1), draws.levels.reshape(-1), draws.signs.reshape(-1)
+        parameters = _parameters(space, ops, levels, signs, height, width)
+    else:
+        of_all = _of_all_bins(space, num_bins, height, width)
+        parameters = of_all[draws.ops, draws.levels.astype(np.int64), (draws.signs > 0).astype(np.int64)]
+    return Table(of_ops[draws.ops], parameters.reshape(*draws.ops.shape, kinds.NUM_PARAMETERS), fill, possible)
+
+
+@lru_cache(maxsize=16)
+def _of_all_bins(space: Space, num_bins: int, height: int, width: int) -> npt.NDArray[np.float32]:
+    """(operations, bins, signs, NUM_PARAMETERS): the second of the signs is the positive one."""
+    shape = (len(space), num_bins, 2)
+    ops, levels, signs = (each.reshape(-1) for each in np.indices(shape))
+    found = _parameters(space, ops, levels.astype(np.float64), 2 * signs - 1, height, width)
+    return found.reshape(*shape, kinds.NUM_PARAMETERS)
+
+
+def _parameters(
+    space: Space, ops: Ints, levels: Floats, signs: Ints, height: int, width: int
+) -> npt.NDArray[np.float32]:
+    """(n, NUM_PARAMETERS), of n operations."""
     parameters = np.zeros((ops.size, kinds.NUM_PARAMETERS), dtype=np.float32)
-    # Each operation's in one piece, so that the batch costs a few calls of numpy, not one a sample.
+    # Each operation's in one piece, so that a batch costs a few calls of numpy, not one a sample.
     order = np.argsort(ops, kind="stable")
-    ends = np.cumsum(np.bincount(ops, minlength=len(space)))
-    for operation, end, begin in zip(space, ends.tolist(), [0, *ends.tolist()], strict=False):
+    ends = np.cumsum(np.bincount(ops, minlength=len(space))).tolist()
+    for operation, begin, end in zip(space, [0, *ends], ends, strict=False):
         where = order[begin:end]
         if len(where):
             magnitudes = operation.magnitudes(levels[where], height, width)
             if operation.signed:
                 magnitudes = magnitudes * signs[where]
             parameters[where] = parameters_of(operation, magnitudes, height, width)
-    of_ops = np.array([operation.kind for operation in space], dtype=np.int32)
-    possible = frozenset(operation.kind for operation in space)
-    return Table(of_ops[draws.ops], parameters.reshape(*shape, kinds.NUM_PARAMETERS), fill, possible)
+    return parameters
