@@ -90,9 +90,9 @@ def main() -> None:
     }
     for name, policy in others.items():
         augment = Augment(policy=policy, erase=Erase(probability=0.6, mode="rand"), mix=Mix(group=4))
-        check(name, augment, augment.draw(0, 0, np.arange(24), 16), images_of(24, 16, 16))
-        table = policy.table(policy.draw(0, 0, np.arange(24)), 16, 16)
-        images = images_of(24, 16, 16)
+        check(name, augment, augment.draw(0, 0, np.arange(12), 16), images_of(12, 16, 16))
+        table = policy.table(policy.draw(0, 0, np.arange(12)), 16, 16)
+        images = images_of(12, 16, 16)
         found = fused.operated(images, fused.DeviceTable.of(table, images.device))
         assert torch.equal(found, plainly(images, table)), name
     rng = np.random.default_rng(0)

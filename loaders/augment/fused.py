@@ -156,7 +156,7 @@ def _prepared(images: Tensor, table: DeviceTable | None, pair: int) -> tuple[Ten
     # Of both operations at once, so that memory is zeroed once.
     counts = torch.zeros((_PAIR, count, 769), dtype=torch.int32, device=images.device)
     for slot in range(_PAIR):
-        kernels.count[_grid(images)](
+        kernels.count[_grid(images, kernels.PARTS.value)](
             images, kinds, parameters, tables, table.fill, counts[slot], height, width, slot=slot, **_constants(table)
         )
         kernels.tabulate[(count,)](
@@ -165,9 +165,10 @@ def _prepared(images: Tensor, table: DeviceTable | None, pair: int) -> tuple[Ten
     return kinds, parameters, tables, table.fill
 
 
-def _grid(images: Tensor) -> tuple[int, int]:
+def _grid(images: Tensor, parts: int = 1) -> tuple[int, int]:
+    """Programs of all samples, each of so many blocks."""
     count, height, width, _ = images.shape
-    return count, triton.cdiv(height * width, BLOCK)
+    return count, triton.cdiv(height * width, BLOCK * parts)
 
 
 def _constants(table: DeviceTable | None) -> dict[str, Any]:

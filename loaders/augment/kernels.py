@@ -21,9 +21,11 @@ POSTERIZE = tl.constexpr(of.POSTERIZE)
 SOLARIZE = tl.constexpr(of.SOLARIZE)
 SOLARIZE_ADD = tl.constexpr(of.SOLARIZE_ADD)
 CONTRAST = tl.constexpr(of.CONTRAST)
+AUTO_CONTRAST = tl.constexpr(of.AUTO_CONTRAST)
 EQUALIZE = tl.constexpr(of.EQUALIZE)
 NUM_PARAMETERS = tl.constexpr(of.NUM_PARAMETERS)
 PAIR = tl.constexpr(2)  # operations of a pass
+PARTS = tl.constexpr(8)  # blocks of pixels that a program counts, before it adds to what others have counted
 IS_MIXUP = tl.constexpr(MIXUP)
 IS_CUTMIX = tl.constexpr(CUTMIX)
 IS_ALONE = tl.constexpr(NO_MIX)
@@ -44,31 +46,57 @@ def count(
     interpolated: tl.constexpr,
     blurs: tl.constexpr,
 ):
-    """How often each value stands in each channel, or for contrast the sum of the luma, of what operation `slot` gets.
+    """What operation `slot` has to know of the whole image that it gets.
 
-    counts: (B, 769) int32, zeros before; the last one is the sum.
+    counts: (B, 769) int32, zeros before: for equalize how often each value stands in each channel; for auto-contrast
+    255 less each channel's least value, then its greatest; for contrast, at the end, the sum of the luma.
     """
     sample = tl.program_id(0)
-    kinds += sample * PAIR
-    if tl.load(kinds + slot) >= CONTRAST:
-        place = tl.program_id(1) * block + tl.arange(0, block)
-        inside = place < height * width
-        column, row = place % width, place // width
+    kind = tl.load(kinds + sample * PAIR + slot)
+    if kind >= CONTRAST:
         image = images + sample.to(tl.int64) * height * width * 3
+        kinds += sample * PAIR
         parameters += sample * PAIR * NUM_PARAMETERS
         tables += sample * PAIR * 768
-        red, green, blue = before(
-            slot, image, kinds, parameters, tables, fill, column, row, inside, height, width, interpolated, blurs
-        )
         counts += sample * 769
-        if tl.load(kinds + slot) == CONTRAST:
-            brightness = tl.where(inside, luma(red, green, blue), 0.0).to(tl.int32)
-            tl.atomic_add(counts + 768, tl.sum(brightness, axis=0))
+        values = tl.arange(0, 256)
+        reds, greens, blues = tl.zeros_like(values), tl.zeros_like(values), tl.zeros_like(values)
+        total = 0
+        low_red, low_green, low_blue, high_red, high_green, high_blue = 0, 0, 0, 0, 0, 0
+        first = tl.program_id(1) * PARTS
+        for part in range(first, tl.minimum(first + PARTS, tl.cdiv(height * width, block))):
+            place = part * block + tl.arange(0, block)
+            inside = place < height * width
+            column, row = place % width, place // width
+            red, green, blue = before(
+                slot, image, kinds, parameters, tables, fill, column, row, inside, height, width, interpolated, blurs
+            )
+            if kind == CONTRAST:
+                total += tl.sum(tl.where(inside, luma(red, green, blue), 0.0).to(tl.int32), axis=0)
+            elif kind == EQUALIZE:
+                reds += tl.histogram(red, 256, mask=inside)
+                greens += tl.histogram(green, 256, mask=inside)
+                blues += tl.histogram(blue, 256, mask=inside)
+            else:
+                low_red = tl.maximum(low_red, tl.max(tl.where(inside, 255 - red, 0), axis=0))
+                low_green = tl.maximum(low_green, tl.max(tl.where(inside, 255 - green, 0), axis=0))
+                low_blue = tl.maximum(low_blue, tl.max(tl.where(inside, 255 - blue, 0), axis=0))
+                high_red = tl.maximum(high_red, tl.max(tl.where(inside, red, 0), axis=0))
+                high_green = tl.maximum(high_green, tl.max(tl.where(inside, green, 0), axis=0))
+                high_blue = tl.maximum(high_blue, tl.max(tl.where(inside, blue, 0), axis=0))
+        if kind == CONTRAST:
+            tl.atomic_add(counts + 768, total)
+        elif kind == EQUALIZE:
+            tl.atomic_add(counts + values, reds, mask=reds > 0)
+            tl.atomic_add(counts + 256 + values, greens, mask=greens > 0)
+            tl.atomic_add(counts + 512 + values, blues, mask=blues > 0)
         else:
-            one = inside.to(tl.int32)
-            tl.atomic_add(counts + red, one, mask=inside)
-            tl.atomic_add(counts + 256 + green, one, mask=inside)
-            tl.atomic_add(counts + 512 + blue, one, mask=inside)
+            tl.atomic_max(counts, low_red)
+            tl.atomic_max(counts + 1, low_green)
+            tl.atomic_max(counts + 2, low_blue)
+            tl.atomic_max(counts + 3, high_red)
+            tl.atomic_max(counts + 4, high_green)
+            tl.atomic_max(counts + 5, high_blue)
 
 
 @triton.jit
@@ -95,19 +123,18 @@ def tabulate(kinds, parameters, tables, counts, height, width, slot: tl.constexp
             if kind == CONTRAST:
                 mean = (tl.load(counts + 768).to(tl.float64) / pixels.to(tl.float64)).to(tl.float32)
                 result = cut(as_float * tl.load(parameters) + mean * tl.load(parameters + 1))
-            if kind > CONTRAST:
+            if kind == EQUALIZE:
                 histogram = tl.load(counts + channel * 256 + value)
-                if kind == EQUALIZE:
-                    up_to = tl.cumsum(histogram, axis=0)
-                    step = tl.max(tl.where(up_to == pixels, 0, up_to), axis=0) // 255
-                    spread = tl.minimum((up_to - histogram + step // 2) // tl.maximum(step, 1), 255)
-                    result = tl.where(step > 0, spread, value)
-                else:
-                    low = tl.min(tl.where(histogram > 0, value, 255), axis=0).to(tl.float32)
-                    high = tl.max(tl.where(histogram > 0, value, 0), axis=0).to(tl.float32)
-                    scale = tl.where(high == low, 1.0, (high - low) * 0.003921568859368563)  # 1 / 255 in float32
-                    stretched = tl.div_rn(as_float - tl.where(high == low, 0.0, low), scale)
-                    result = cut(stretched)
+                up_to = tl.cumsum(histogram, axis=0)
+                step = tl.max(tl.where(up_to == pixels, 0, up_to), axis=0) // 255
+                spread = tl.minimum((up_to - histogram + step // 2) // tl.maximum(step, 1), 255)
+                result = tl.where(step > 0, spread, value)
+            if kind == AUTO_CONTRAST:
+                low = (255 - tl.load(counts + channel)).to(tl.float32)
+                high = tl.load(counts + 3 + channel).to(tl.float32)
+                scale = tl.where(high == low, 1.0, (high - low) * 0.003921568859368563)  # 1 / 255 in float32
+                stretched = tl.div_rn(as_float - tl.where(high == low, 0.0, low), scale)
+                result = cut(stretched)
             tl.store(tables + ((sample * PAIR + slot) * 3 + channel) * 256 + value, result.to(tl.uint8))
 
 
