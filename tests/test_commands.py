@@ -61,6 +61,17 @@ def test_every_decoder_can_be_asked_for(
     assert json.loads(Path("checkpoints/recipe.json").read_text())["policy"] == "randaugment-m5"
 
 
+def test_a_published_recipe_trains_and_goes_on(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ["--recipe=a1", "--model=resnet18", "--size=32", "--batch_size=16", "--epochs=2", "--workers=1"]
+    assert call("pretrain", f"--data_dir={tree}", "--device=cpu", *flags) == 0
+    rows = [json.loads(line) for line in Path("checkpoints/log.jsonl").read_text().splitlines()]
+    assert 0 < [row["loss"] for row in rows if row["kind"] == "epoch"][-1] < 1, "a binary one"
+    assert resume(tree, "--resume=checkpoints/latest.pt") == 0
+    more = ["--epochs=1", "--policy=none", "--checkpoint_dir=second"]
+    assert call("pretrain", f"--data_dir={tree}", "--device=cpu", *flags, *more) == 0
+
+
 def test_pretraining_publishes_its_weights_and_keeps_those_of_before(
     tree: Path, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

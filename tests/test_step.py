@@ -7,13 +7,14 @@ import itertools
 import pytest
 import timm
 import torch
-from timm.optim import param_groups_weight_decay
+from timm.loss import BinaryCrossEntropy
+from timm.optim import Lamb, param_groups_weight_decay
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 from torch.nn import functional as F
 
 from loaders import Batch
-from twistnet.loss import mixed_cross_entropy, right_answers
+from twistnet.loss import mixed_binary_cross_entropy, mixed_cross_entropy, right_answers, training_loss
 from twistnet.optimiser import make_optimiser
 from twistnet.precision import Precision
 from twistnet.recipe import named
@@ -36,6 +37,23 @@ def test_loss_equals_torchs_with_soft_targets(smoothing: float) -> None:
     )
     expected = F.cross_entropy(logits, targets, label_smoothing=smoothing)
     torch.testing.assert_close(mixed_cross_entropy(logits, batch, smoothing), expected)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_binary_loss_is_timms_with_a_threshold(smoothing: float) -> None:
+    logits, batch = random_batch(64, 5)
+    batch = batch._replace(weight=batch.weight.where(torch.arange(64) % 3 > 0, 1.0))
+    off, on = smoothing / 5, 1 - smoothing + smoothing / 5
+    own, other = (F.one_hot(each, 5) * (on - off) + off for each in (batch.labels, batch.partner))
+    targets = batch.weight[:, None] * own + (1 - batch.weight[:, None]) * other
+    expected = BinaryCrossEntropy(target_threshold=0.2)(logits, targets)
+    torch.testing.assert_close(mixed_binary_cross_entropy(logits, batch, smoothing), expected)
+    batch.valid[20:] = False
+    some = Batch(*(tensor[:20] for tensor in batch))
+    part = mixed_binary_cross_entropy(logits[:20], some, smoothing)
+    torch.testing.assert_close(mixed_binary_cross_entropy(logits, batch, smoothing), part * 20 / 64)
+    assert training_loss("bce") is mixed_binary_cross_entropy
+    assert training_loss("cross_entropy") is mixed_cross_entropy
 
 
 def test_filling_weighs_nothing_and_samples_weigh_the_same_in_every_batch() -> None:
@@ -82,6 +100,30 @@ def test_parameter_groups_are_timms(name: str) -> None:
     (whole,) = make_optimiser(model, named("guide")).param_groups
     assert whole["weight_decay"] == 1e-4
     assert len(whole["params"]) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize(("name", "kind"), [("lamb", Lamb), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)])
+def test_the_optimiser_is_the_recipes(name: str, kind: type[torch.optim.Optimizer]) -> None:
+    model = timm.create_model("test_resnet", num_classes=10)
+    optimiser = make_optimiser(model, named("a2").with_changes(optimiser=name))
+    assert type(optimiser) is kind
+    assert sorted(group["weight_decay"] for group in optimiser.param_groups) == [0.0, 0.02]
+
+
+def test_the_published_recipes_are_the_papers() -> None:
+    """Table 2 of "ResNet strikes back"."""
+    shared = {"optimiser": "lamb", "loss": "bce", "cutmix_alpha": 1.0, "crop_pct": 0.95, "warmup_epochs": 5}
+    shared |= {"eval_size": 224, "lr_batch": 2048, "decay_norms_and_biases": False, "scale_min": 0.08, "hflip": 0.5}
+    papers = {
+        "a1": ("rand-m7-n2-mstd0.5-inc1", 600, 5e-3, 0.01, 0.1, 0.2, 3, 0.05, 224),
+        "a2": ("rand-m7-n2-mstd0.5-inc1", 300, 5e-3, 0.02, 0.0, 0.1, 3, 0.05, 224),
+        "a3": ("rand-m6-n2-mstd0.5-inc1", 100, 8e-3, 0.02, 0.0, 0.1, 1, 0.0, 160),
+    }
+    keys = "policy epochs lr weight_decay label_smoothing mixup_alpha repeats drop_path size".split()
+    for name, values in papers.items():
+        wanted = shared | dict(zip(keys, values, strict=True))
+        assert {key: named(name).to_dict()[key] for key in wanted} == wanted
+        assert named(name).peak_lr(8) == pytest.approx(wanted["lr"]), "8 cards of 256 images"
 
 
 def test_precision_is_bfloat16_on_the_cpu_and_off_unless_asked() -> None:

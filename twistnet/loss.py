@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from loaders import Batch
+
+_TARGET = 0.2  # above which a label counts
 
 
 def mixed_cross_entropy(logits: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
@@ -25,6 +30,34 @@ def mixed_cross_entropy(logits: Tensor, batch: Batch, label_smoothing: float) ->
     likelihood = batch.weight * own + (1.0 - batch.weight) * mixed_in
     per_sample = -(1.0 - label_smoothing) * likelihood - label_smoothing * log_p.mean(dim=1)
     return (per_sample * batch.valid).sum() / len(logits)
+
+
+def mixed_binary_cross_entropy(logits: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
+    """Binary cross-entropy of every class (Wightman et al. 2021), with targets that are 1 or 0.
+
+    A class's target is whether its mixed and smoothed label is above 0.2, as timm's `BinaryCrossEntropy` has it with
+    `target_threshold`: both classes of a mixed sample, unless one of them has a small share.
+
+    Args:
+        logits: (B, C), any float; computed in float32.
+        batch: its labels, partner, weight and valid count.
+        label_smoothing: share of the target spread over all classes.
+
+    Returns:
+        A float32 scalar: the mean over classes, summed over the valid samples, divided by B.
+    """
+    share = batch.weight * (1.0 - label_smoothing)
+    target = torch.full_like(logits, label_smoothing / logits.shape[1], dtype=torch.float32)
+    target.scatter_add_(1, batch.labels[:, None], share[:, None])
+    target.scatter_add_(1, batch.partner[:, None], (1.0 - label_smoothing - share)[:, None])
+    wanted = (target > _TARGET).float()
+    per_sample = functional.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="none").mean(dim=1)
+    return (per_sample * batch.valid).sum() / len(logits)
+
+
+def training_loss(kind: str) -> Callable[[Tensor, Batch, float], Tensor]:
+    """The loss of a recipe: "cross_entropy" or "bce"."""
+    return mixed_binary_cross_entropy if kind == "bce" else mixed_cross_entropy
 
 
 def right_answers(logits: Tensor, batch: Batch) -> Tensor:

@@ -1,18 +1,20 @@
-"""The optimiser of a recipe: torch's SGD, with parameter groups by shape rather than by name."""
+"""The optimiser of a recipe: torch's SGD or AdamW, or timm's LAMB, with parameter groups by shape, not by name."""
 
 from __future__ import annotations
 
 import torch
+from timm.optim import create_optimizer_v2
 from torch import nn
 
 from twistnet.recipe import Recipe
 
 
-def make_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """SGD over two groups: what is decayed, and norms and biases where the recipe spares them.
+def make_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's over two groups: what is decayed, and norms and biases where the recipe spares them.
 
     A parameter of at most one dimension is a norm, a bias or a gate; a model names others that are to be spared in
-    `no_weight_decay()`, as timm's do. The fused kernel is used on a card, since it keeps the loss scaler's check there.
+    `no_weight_decay()`, as timm's do. torch's fused kernels are used on a card, since they keep the loss scaler's check
+    there.
     """
     spared_names: set[str] = getattr(model, "no_weight_decay", set)()
     decayed: list[nn.Parameter] = []
@@ -22,10 +24,12 @@ def make_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
             plain = parameter.ndim > 1 and name not in spared_names
             (decayed if plain or recipe.decay_norms_and_biases else spared).append(parameter)
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
-    return torch.optim.SGD(
-        [group for group in groups if group["params"]],
-        lr=0.0,  # set before every step, from the schedule
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        fused=decayed[0].is_cuda,
-    )
+    groups = [group for group in groups if group["params"]]
+    fused = decayed[0].is_cuda
+    lr = 0.0  # set before every step, from the schedule
+    if recipe.optimiser == "lamb":
+        lamb: torch.optim.Optimizer = create_optimizer_v2(groups, opt="lamb", lr=lr)
+        return lamb
+    if recipe.optimiser == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, fused=fused)
+    return torch.optim.SGD(groups, lr=lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused)

@@ -12,6 +12,9 @@ from loaders import CropPolicy, InputError, Order
 from loaders.augment import Augment, Mix, policy_named
 from twistnet.arguments import did_you_mean
 
+OPTIMISERS = ("sgd", "lamb", "adamw")
+LOSSES = ("cross_entropy", "bce")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
@@ -27,11 +30,14 @@ class Recipe:
         lr_batch: the total batch that `lr` holds for.
         min_lr: learning rate at the end, as a share of the peak.
         warmup_epochs: epochs of linear warm-up from zero.
+        optimiser: "sgd", "lamb" or "adamw"; the last two are timm's and torch's with their own defaults.
         momentum: of SGD.
         nesterov: whether SGD's momentum is Nesterov's.
-        weight_decay: of SGD, in the gradient.
+        weight_decay: in SGD's gradient; of the weights themselves with the others.
         decay_norms_and_biases: whether parameters of one dimension are decayed too.
         clip_grad: largest norm of the gradient; None does not clip.
+        loss: "cross_entropy", or "bce": a binary cross-entropy of every class, whose target is whether the mixed and
+            smoothed label is above 0.2.
         label_smoothing: share of the target spread over all classes.
         mixup_alpha: of mixup's Beta distribution; 0 is off.
         cutmix_alpha: likewise for cutmix; where both are on, each sample is mixed by either, evenly.
@@ -62,11 +68,13 @@ class Recipe:
     lr_batch: int = 256
     min_lr: float = 0.0
     warmup_epochs: int = 5
+    optimiser: str = "sgd"
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 1e-4
     decay_norms_and_biases: bool = True
     clip_grad: float | None = None
+    loss: str = "cross_entropy"
     label_smoothing: float = 0.1
     mixup_alpha: float = 0.0
     cutmix_alpha: float = 0.0
@@ -99,6 +107,9 @@ class Recipe:
                 raise InputError(f"{name} {getattr(self, name)} is negative: take 0 or more.")
         if self.shuffle == "none":
             raise InputError("shuffle 'none' would train on one class after the other: choose global or window.")
+        for name, known in (("optimiser", OPTIMISERS), ("loss", LOSSES)):
+            if getattr(self, name) not in known:
+                raise InputError(f"{name} {getattr(self, name)!r} is unknown: choose one of {', '.join(known)}.")
         if self.nesterov and not self.momentum:
             raise InputError("nesterov needs a momentum above 0: set one, or turn nesterov off.")
         if self.warmup_epochs >= self.epochs:
@@ -193,6 +204,47 @@ def _guide() -> Recipe:
     )
 
 
+def _a1() -> Recipe:
+    """A1 of Wightman, Touvron and Jégou, "ResNet strikes back" (2021), Table 2, whose total batch is 2,048."""
+    return Recipe(
+        name="a1",
+        epochs=600,
+        batch_size=256,
+        lr=5e-3,
+        lr_batch=2048,
+        optimiser="lamb",
+        weight_decay=0.01,
+        decay_norms_and_biases=False,
+        loss="bce",
+        mixup_alpha=0.2,
+        cutmix_alpha=1.0,
+        policy="rand-m7-n2-mstd0.5-inc1",
+        repeats=3,
+        drop_path=0.05,
+        crop_pct=0.95,
+        interpolation="bicubic",
+    )
+
+
+def _a2() -> Recipe:
+    """A2 of the same: half as long."""
+    return dataclasses.replace(_a1(), name="a2", epochs=300, weight_decay=0.02, label_smoothing=0.0, mixup_alpha=0.1)
+
+
+def _a3() -> Recipe:
+    """A3 of the same: 100 epochs at 160 pixels, evaluated at 224."""
+    return dataclasses.replace(
+        _a2(),
+        name="a3",
+        epochs=100,
+        lr=8e-3,
+        policy="rand-m6-n2-mstd0.5-inc1",
+        repeats=1,
+        drop_path=0.0,
+        size=160,
+    )
+
+
 def _dtd() -> Recipe:
     """Fine-tuning on DTD from ImageNet weights: 0.4 of the guide's rate, gentle crops, which keep the texture."""
     return Recipe(
@@ -233,7 +285,15 @@ def _demo_dtd() -> Recipe:
     )
 
 
-_RECIPES = {"guide": _guide, "dtd": _dtd, "demo": _demo, "demo_dtd": _demo_dtd}
+_RECIPES = {
+    "guide": _guide,
+    "a1": _a1,
+    "a2": _a2,
+    "a3": _a3,
+    "dtd": _dtd,
+    "demo": _demo,
+    "demo_dtd": _demo_dtd,
+}
 NAMES = tuple(_RECIPES)
 
 

@@ -31,7 +31,7 @@ from twistnet.curves import draw_curves
 from twistnet.distributed import World
 from twistnet.evaluate import Score, evaluate
 from twistnet.job import Job, Outcome
-from twistnet.loss import mixed_cross_entropy
+from twistnet.loss import training_loss
 from twistnet.meter import Meter
 from twistnet.optimiser import make_optimiser
 from twistnet.precision import Precision
@@ -196,7 +196,7 @@ class _Run:
             with self._gradients_stay_here(index < len(parts) - 1):
                 with self.precision.autocast():
                     logits = self.parallel(part.images)
-                    loss = mixed_cross_entropy(logits, part, recipe.label_smoothing)
+                    loss = training_loss(recipe.loss)(logits, part, recipe.label_smoothing)
                 torch.autograd.backward(self.scaler.scale(loss / len(parts)))
             self.meter.count(logits.detach(), loss.detach(), part)
         if recipe.clip_grad is not None:
@@ -347,10 +347,11 @@ class _Run:
         buffers = checkpoint["buffers"]
         same_ranks = len(buffers) == self.world.world_size
         set_buffers(self.model, buffers[self.world.rank] if same_ranks else buffers.mean(dim=0))
-        kernels = [group["fused"] for group in self.optimiser.param_groups]
+        kernels = [group.get("fused") for group in self.optimiser.param_groups]
         self.optimiser.load_state_dict(checkpoint["optimiser"])
         for group, fused in zip(self.optimiser.param_groups, kernels, strict=True):
-            group["fused"] = fused  # this machine's, not that of the card that the checkpoint was taken on
+            if "fused" in group:
+                group["fused"] = fused  # this machine's, not that of the card that the checkpoint was taken on
         if checkpoint["dtype"] == str(self.precision.dtype):
             self.scaler.load_state_dict(checkpoint["scaler"])
         elif self.world.is_main:

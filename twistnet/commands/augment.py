@@ -33,7 +33,7 @@ def show(
 
     Args:
         data_dir: the data set, a tree or a converted one; its training images are shown.
-        recipe: guide, dtd, demo or demo_dtd.
+        recipe: guide, a1, a2, a3, dtd, demo or demo_dtd.
         policy: instead of the recipe's, as rand-m7-n2-mstd0.5-inc1 or trivialaugment; the README lists them.
         size: side of the images in pixels; the recipe's unless given.
         out: folder for the pictures.

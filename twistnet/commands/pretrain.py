@@ -55,7 +55,7 @@ def pretrain(
 
     Args:
         data_dir: folder with train/<class>/ and val/<class>/, or a converted set's.
-        recipe: guide or demo; guide unless given.
+        recipe: guide, a1, a2, a3 or demo; guide unless given.
         model: a model that timm knows; twistnet18 in the recipes.
         epochs: passes over the training images.
         batch_size: images a process and backward pass.

@@ -12,7 +12,7 @@ def show(*, recipe: str = "guide", world_size: int = 1) -> None:
     """Prints a recipe with all its values, and what they come to on some processes.
 
     Args:
-        recipe: guide, dtd, demo or demo_dtd.
+        recipe: guide, a1, a2, a3, dtd, demo or demo_dtd.
         world_size: processes (cards) of the run.
     """
     if world_size < 1:
