@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from itertools import permutations
 from typing import Any
 
@@ -358,3 +360,20 @@ def test_results_that_are_held_are_not_written_again() -> None:
         assert torch.equal(held[step], augment.plainly(images, augment.draw(0, step, ids, 32)))
         table = policy.table(policy.draw(0, step, ids), 32, 32)
         assert torch.equal(views[step], plainly(images, table).permute(0, 3, 1, 2)[1:, 0].flatten())
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+def test_a_policy_can_be_copied_and_sent_to_another_process(policy: Policy) -> None:
+    images = images_of(4, 24, 24).permute(0, 3, 1, 2)
+    draws = policy.draw(0, 0, np.arange(4))
+    for copied in (copy.deepcopy(policy), pickle.loads(pickle.dumps(policy))):
+        assert torch.equal(copied(images, draws), policy(images, draws))
+
+
+def test_draws_of_other_images_are_refused() -> None:
+    augment = Augment(policy=RandAugment(), erase=Erase(probability=1.0), mix=Mix())
+    images, draws = images_of(16, 32, 32), augment.draw(0, 0, np.arange(16), 32)
+    with pytest.raises(InputError, match="8 images and draws for 16"):
+        augment(images[:8], draws)
+    with pytest.raises(InputError, match="24x24 images and boxes down to row"):
+        augment(images[:, :24, :24], draws)

@@ -28,6 +28,11 @@ def _always(magnitude: float) -> Magnitudes:
 
 
 _JITTER: Space = tuple(operation(name, _factor_less_one) for name in ("Brightness", "Contrast", "Color"))
+_THREE: Space = (
+    operation("Color", _always(-1.0))._replace(name="Grayscale"),
+    operation("SolarizeFrom", _always(128.0)),
+    operation("GaussianBlur", _level),
+)
 
 
 class ColorJitter(Policy):
@@ -47,7 +52,11 @@ class ColorJitter(Policy):
     def __init__(self, *, brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0) -> None:
         self.strengths = (brightness, contrast, saturation)
         _check(self.strengths)
-        super().__init__(_JITTER, len(_JITTER), [_reach(strength) for strength in self.strengths])
+        super().__init__(len(_JITTER), [_reach(strength) for strength in self.strengths])
+
+    @property
+    def space(self) -> Space:
+        return _JITTER
 
     def draw(self, seed: int, epoch: int, ids: Ints) -> OpDraws:
         """As `Policy.draw`; levels are factors."""
@@ -71,13 +80,11 @@ class ThreeAugment(Policy):
     def __init__(self, *, color_jitter: float = 0.3) -> None:
         self.strengths = (color_jitter,) * 3
         _check(self.strengths)
-        first = (
-            operation("Color", _always(-1.0))._replace(name="Grayscale"),
-            operation("SolarizeFrom", _always(128.0)),
-            operation("GaussianBlur", _level),
-        )
-        levels = [_SIGMAS] * 3 + [_reach(strength) for strength in self.strengths]
-        super().__init__((*first, *_JITTER), 1 + len(_JITTER), levels)
+        super().__init__(1 + len(_JITTER), [_SIGMAS] * 3 + [_reach(strength) for strength in self.strengths])
+
+    @property
+    def space(self) -> Space:
+        return (*_THREE, *_JITTER)
 
     def draw(self, seed: int, epoch: int, ids: Ints) -> OpDraws:
         """As `Policy.draw`; levels are standard deviations and factors."""

@@ -116,6 +116,13 @@ class Augment:
             )
         for part, drawn in ((self.policy, draws.ops), (self.mix, draws.mix), (self.erase, draws.erase)):
             assert (part is None) == (drawn is None), "draws of another Augment"
+            if drawn is not None and len(drawn[0]) != len(images):
+                raise InputError(
+                    f"Augmentation was given {len(images)} images and draws for {len(drawn[0])}: "
+                    "draw with the ids of these images."
+                )
+        # Compiled code and kernels go where these say.
+        _check_boxes(draws, *images.shape[1:3])
         if images.is_cuda:
             return self.by_kernels(images, draws)
         if images.device.type == "cpu" and on_cpu.is_there():
@@ -168,6 +175,15 @@ class Augment:
         mean, std = _levels_of_a_row(self.mean, self.std, width, images.device)
         values = images.reshape(count, height, width * 3).to(torch.float32).sub_(mean).div_(std)
         return values.view(images.shape).permute(0, 3, 1, 2)
+
+
+def _check_boxes(draws: AugmentDraws, height: int, width: int) -> None:
+    for boxes in (part.boxes for part in (draws.mix, draws.erase) if part is not None):
+        if boxes.size and (boxes.min() < 0 or boxes[:, 2].max() > height or boxes[:, 3].max() > width):
+            raise InputError(
+                f"Augmentation was given {height}x{width} images and boxes down to row {boxes[:, 2].max()} and column "
+                f"{boxes[:, 3].max()}: draw with the size of these images."
+            )
 
 
 @lru_cache(maxsize=16)

@@ -28,7 +28,6 @@ class Policy(nn.Module):
         images = augment(images)  # (B, 3, H, W) uint8, on a CPU or a card
 
     Args:
-        space: the operations that it draws from.
         num_ops: of a sample, at most.
         levels: the least and the greatest that the space has, of all operations or of each.
         fill: what comes from outside an image: red, green and blue, 0 to 255.
@@ -40,7 +39,6 @@ class Policy(nn.Module):
 
     def __init__(
         self,
-        space: Space,
         num_ops: int,
         levels: _Range | Sequence[_Range],
         fill: Fill = BLACK,
@@ -49,11 +47,20 @@ class Policy(nn.Module):
         super().__init__()
         if len(fill) != 3 or not all(0 <= value <= 255 for value in fill):
             raise InputError(f"The fill is {fill}: give red, green and blue from 0 to 255.")
-        self.space = space
-        self.levels = [levels] * len(space) if isinstance(levels, tuple) else list(levels)
+        self._levels = levels
         self.num_ops = num_ops
         self.fill = fill
         self.num_bins = num_bins
+
+    @property
+    @abstractmethod
+    def space(self) -> Space:
+        """The operations that it draws from. No attribute, because it holds functions that cannot be pickled."""
+
+    @property
+    def levels(self) -> Sequence[_Range]:
+        """The least and the greatest level of each operation of the space."""
+        return [self._levels] * len(self.space) if isinstance(self._levels, tuple) else self._levels
 
     @abstractmethod
     def draw(self, seed: int, epoch: int, ids: Ints) -> OpDraws:

@@ -8,7 +8,7 @@ import numpy as np
 
 from loaders import draws as sample_draws
 from loaders.augment.policy import BLACK, Policy
-from loaders.augment.spaces import torchvision_space, wide_space
+from loaders.augment.spaces import Space, torchvision_space, wide_space
 from loaders.augment.table import Fill
 from loaders.augment.timm_space import MAX_LEVEL, timm_space
 from loaders.draws import Ints, OpDraws
@@ -39,8 +39,13 @@ class RandAugment(Policy):
             raise InputError(
                 f"RandAugment's magnitude is {magnitude}: give 0 to {num_bins - 1}, since there are {num_bins} bins."
             )
-        super().__init__(torchvision_space(num_bins), num_ops, (0.0, num_bins - 1.0), fill, num_bins)
+        super().__init__(num_ops, (0.0, num_bins - 1.0), fill, num_bins)
         self.magnitude = magnitude
+        self._bins = num_bins
+
+    @property
+    def space(self) -> Space:
+        return torchvision_space(self._bins)
 
     def draw(self, seed: int, epoch: int, ids: Ints) -> OpDraws:
         """As `Policy.draw`: every operation is equally likely, and so is either sign."""
@@ -62,8 +67,12 @@ class TrivialAugment(Policy):
 
     def __init__(self, *, num_bins: int = 31, fill: Fill = BLACK) -> None:
         _check_bins("TrivialAugment", num_bins)
-        super().__init__(wide_space(num_bins), 1, (0.0, num_bins - 1.0), fill, num_bins)
+        super().__init__(1, (0.0, num_bins - 1.0), fill, num_bins)
         self._bins = num_bins
+
+    @property
+    def space(self) -> Space:
+        return wide_space(self._bins)
 
     def draw(self, seed: int, epoch: int, ids: Ints) -> OpDraws:
         """As `Policy.draw`: every operation, bin and sign is equally likely."""
@@ -110,10 +119,16 @@ class TimmRandAugment(Policy):
             raise InputError(f"timm's RandAugment was given the magnitude_std {magnitude_std}: give at least 0.")
         if not 0 <= probability <= 1:
             raise InputError(f"timm's RandAugment was given the probability {probability}: give 0 to 1.")
-        super().__init__(timm_space(increasing=increasing, interpolated=interpolated), num_ops, (0.0, MAX_LEVEL), fill)
+        super().__init__(num_ops, (0.0, MAX_LEVEL), fill)
+        self.increasing = increasing
+        self.interpolated = interpolated
         self.magnitude = magnitude
         self.magnitude_std = magnitude_std
         self.probability = probability
+
+    @property
+    def space(self) -> Space:
+        return timm_space(increasing=self.increasing, interpolated=self.interpolated)
 
     def draw(self, seed: int, epoch: int, ids: Ints) -> OpDraws:
         """As `Policy.draw`: an operation is applied with the probability given, at a level of its own."""
