@@ -30,6 +30,7 @@ def augment(*, rounds: int = 5, seconds: float = 2.0, images: int = 128, size: i
         size: side of the images in pixels.
     """
     check_positive(rounds=rounds, seconds=seconds, images=images, size=size)
+    Mix().check_batch_size(images)
     torch.set_num_threads(1)
     pixels = photographs(images, size)
     planes = pixels.permute(0, 3, 1, 2).contiguous()

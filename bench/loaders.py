@@ -100,7 +100,8 @@ def loaders(
         seconds: of one loader in one round, at least, in whole epochs.
         per_class: images of each of the demo's classes, without --data_dir.
         workers: threads or processes of each loader; the usable cores unless given.
-        sets: which of the forms; all unless given.
+        sets: of "tree", "shards", "augmented tree", "500 px .beton", "400 px .beton" and "raw 256 px .beton"; all by
+            default.
         memory: GiB that a process and the cache of its files may take; without a limit unless given.
     """
     check_positive(

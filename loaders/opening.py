@@ -128,6 +128,10 @@ def open_loader(
         raise InputError(f"num_threads {threads} is too small: take at least 1.")
     if not 0 <= max_bad <= 1:
         raise InputError(f"max_bad {max_bad} is impossible: take a share of the samples, 0 to 1.")
+    if augment is not None and not isinstance(augment, Augment):
+        raise InputError(f"augment is {augment!r}: give an Augment, as Augment(policy=...).")
+    if repeats != 1 and not train:
+        raise InputError(f"repeats {repeats} is for training: leave it out, or take train=True.")
     where = _device(device)
     crops = crops or CropPolicy()
     if augment:

@@ -66,6 +66,11 @@ def test_the_command_draws_both(tmp_path: Path, capsys: pytest.CaptureFixture[st
         space = TimmRandAugment(increasing=True).space
         assert sheet.size == (6 * (SIDE + MARGIN) + MARGIN, len(space) * (SIDE + LINE + 2 * MARGIN) + MARGIN)
     first = (out / "batch.png").read_bytes()
+    none = tmp_path / "none"
+    assert (
+        run(["augment", "show", "--data_dir", str(data), "--out", str(none), "--size", "64", "--policy", "none"]) == 0
+    )
+    assert [path.name for path in none.iterdir()] == ["batch.png"]
     assert run(words) == 0
     assert (out / "batch.png").read_bytes() == first, "the same draws again"
     assert run([*words, "--epoch", "1"]) == 0

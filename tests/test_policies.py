@@ -28,7 +28,6 @@ from loaders.augment import (
     TimmRandAugment,
     TrivialAugment,
     on_cpu,
-    policy_named,
 )
 from loaders.augment.running import plainly, run_operations
 from loaders.draws import CUTMIX, MIXUP, OpDraws
@@ -108,7 +107,12 @@ def test_a_policy_is_a_module(policy: Policy) -> None:
 
 
 def test_a_module_refuses_what_is_no_uint8_batch() -> None:
-    for images in (torch.rand(2, 3, 8, 8), torch.zeros(2, 8, 8, 3, dtype=torch.uint8), torch.zeros(3, 8, 8).byte()):
+    for images in (
+        torch.rand(2, 3, 8, 8),
+        torch.zeros(2, 8, 8, 3, dtype=torch.uint8),
+        torch.zeros(3, 8, 8).byte(),
+        torch.zeros(2, 3, 5, 0).byte(),
+    ):
         with pytest.raises(InputError, match=r"give uint8 images of shape \(B, 3, H, W\)"):
             TrivialAugment()(images)
 
@@ -177,41 +181,6 @@ def test_timms_draws() -> None:
     uniform = TimmRandAugment(magnitude=6, magnitude_std=math.inf).draw(0, 0, MANY).levels
     assert stats.kstest(uniform[:, 0], stats.uniform(0, 6).cdf).pvalue > 1e-3
     assert (TimmRandAugment(magnitude=4).draw(0, 0, MANY).levels == 4).all()
-
-
-def test_policies_are_named() -> None:
-    policy = policy_named("rand-m7-n3-mstd0.5-inc1")
-    assert isinstance(policy, TimmRandAugment)
-    assert (policy.magnitude, policy.num_ops, policy.magnitude_std, policy.probability) == (7.0, 3, 0.5, 0.5)
-    assert policy.space == TimmRandAugment(increasing=True).space
-    policy = policy_named("rand")
-    assert isinstance(policy, TimmRandAugment)
-    assert policy.magnitude == 10, "timm's, unless given"
-    policy = policy_named("randaugment-n3-m12")
-    assert isinstance(policy, RandAugment)
-    assert (policy.num_ops, policy.magnitude) == (3, 12)
-    assert isinstance(policy_named("trivialaugment"), TrivialAugment)
-    assert isinstance(policy_named("threeaugment-j0.2"), ThreeAugment)
-    assert isinstance(policy_named("colorjitter-b0.4"), ColorJitter)
-    assert policy_named("none") is None
-
-
-@pytest.mark.parametrize(
-    ("text", "named"),
-    [
-        ("rand-m7-x3", "'x3'"),
-        ("rand-m", "'m'"),
-        ("rand-n2.5", "fraction"),
-        ("original-m7", "'original-m7'"),
-        ("randaugment-inc1", "'inc1'"),
-        ("randaugment-m31", "31"),
-        ("none-m3", "'none-m3'"),
-    ],
-)
-def test_unknown_names_are_refused(text: str, named: str) -> None:
-    with pytest.raises(InputError) as refused:
-        policy_named(text)
-    assert named in str(refused.value)
 
 
 def jittered(image: Tensor, draws: OpDraws, row: int, policy: Policy) -> Tensor:
@@ -328,6 +297,10 @@ def test_a_batch_can_be_mixed_as_one() -> None:
         (Erase, {"ratio": (0.0, 1.0)}, "0.0"),
         (Erase, {"mode": "pixel"}, "pixel"),
         (Mix, {"mode": "pair"}, "pair"),
+        (Mix, {"group": 2.5}, "2.5"),
+        (Augment, {"policy": "randaugment"}, "'randaugment'"),
+        (Augment, {"mix": "batch"}, "'batch'"),
+        (Augment, {"erase": 0.25}, "0.25"),
     ],
 )
 def test_impossible_values_are_refused(make: type, options: dict[str, Any], named: str) -> None:
@@ -377,3 +350,11 @@ def test_draws_of_other_images_are_refused() -> None:
         augment(images[:8], draws)
     with pytest.raises(InputError, match="24x24 images and boxes down to row"):
         augment(images[:, :24, :24], draws)
+    with pytest.raises(InputError, match="another Augment"):
+        Augment(mix=Mix())(images, draws)
+
+
+def test_a_policy_tells_its_settings() -> None:
+    assert repr(RandAugment(num_ops=3, magnitude=1)) == (
+        "RandAugment(num_ops=3, fill=(0, 0, 0), num_bins=31, magnitude=1)"
+    )

@@ -88,7 +88,7 @@ def batch_sheet(batch: Batch, augment: Augment, classes: Sequence[str], path: Pa
 def _draw(rows: Sequence[Sequence[tuple[_Pixels, str]]], path: Path) -> Path:
     """Pictures in rows, each with its caption of one or two lines below."""
     height, width, _ = rows[0][0][0].shape
-    font = ImageFont.load_default(_LINE - 1)
+    font = _font()
     lines = max(caption.count("\n") + 1 for row in rows for _, caption in row)
     down, across = height + lines * _LINE + 2 * _MARGIN, width + _MARGIN
     sheet = Image.new("RGB", (max(map(len, rows)) * across + _MARGIN, len(rows) * down + _MARGIN), "white")
@@ -105,8 +105,18 @@ def _draw(rows: Sequence[Sequence[tuple[_Pixels, str]]], path: Path) -> Path:
 
 
 def _fitting(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """The text without the letters, before its last word, that do not fit."""
+    """The text with two dots for the letters, before its last word, that do not fit."""
+    if font.getlength(text) <= width or " " not in text:
+        return text
     first, _, last = text.rpartition(" ")
-    while first and font.getlength(f"{first} {last}") > width:
+    while first and font.getlength(f"{first}.. {last}") > width:
         first = first[:-1]
-    return f"{first} {last}" if first else last
+    return f"{first}.. {last}"
+
+
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """One with the letters of many languages where the system has it."""
+    try:
+        return ImageFont.truetype("DejaVuSans.ttf", _LINE - 2)
+    except OSError:
+        return ImageFont.load_default(_LINE - 1)

@@ -67,8 +67,8 @@ class ColorJitter(Policy):
 class ThreeAugment(Policy):
     """Grayscale, solarize or a Gaussian blur, one of the three, then colour jitter: DeiT III's (Touvron et al. 2022).
 
-    Solarize inverts the values from 128 on; the blur's standard deviation is uniform from 0.1 to 2 pixels. Images must
-    have 7 pixels a side.
+    Solarize inverts the values from 128 on; the blur's standard deviation is uniform from 0.1 to 2 pixels. In
+    images of less than 7 pixels a side the edge stands for what is beyond.
 
     Args:
         color_jitter: of brightness, contrast and saturation, as `ColorJitter`'s; at least 0.

@@ -52,7 +52,7 @@ class Mix:
         for name, share in (("probability", self.probability), ("switch_probability", self.switch_probability)):
             if not 0 <= share <= 1:
                 raise InputError(f"Mixing's {name} is {share}: give a number from 0 to 1.")
-        if self.group < 2:
+        if not isinstance(self.group, int) or self.group < 2:
             raise InputError(f"Mixing's group is {self.group}: give at least 2, since nobody is mixed with itself.")
         if self.mode not in ("elem", "batch"):
             raise InputError(f"Mixing's mode is {self.mode!r}: give 'elem' or 'batch'.")

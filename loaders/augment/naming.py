@@ -26,7 +26,7 @@ _POLICIES: Mapping[str, tuple[Callable[..., Policy], Mapping[str, _Key]]] = {
             "n": ("num_ops", int),
             "p": ("probability", float),
             "mstd": ("magnitude_std", float),
-            "inc": ("increasing", bool),
+            "inc": ("increasing", lambda value: {0.0: False, 1.0: True}[value]),
         },
     ),
 }
@@ -51,13 +51,18 @@ def policy_named(text: str) -> Policy | None:
     policy, keys = _POLICIES[name]
     options = {}
     for part in parts:
-        found = re.fullmatch(r"([a-z]+)(\d+(?:\.\d+)?|inf)", part)
-        if not found or found[1] not in keys:
+        found = re.fullmatch(r"([a-z]+?)([0-9]+(?:\.[0-9]+)?|inf)", part)
+        if not found or found[1] not in keys or keys[found[1]][0] in options:
             known = ", ".join(f"{key} ({argument})" for key, (argument, _) in keys.items())
-            raise InputError(f"{part!r} in policy {text!r} is unknown: give a number after one of {known}.")
+            raise InputError(f"{part!r} in policy {text!r} is unknown or twice: give a number after one of {known}.")
         argument, kind = keys[found[1]]
         value = float(found[2])
-        if kind is int and not value.is_integer():
+        try:
+            options[argument] = kind(value)
+        except (KeyError, OverflowError) as error:
+            raise InputError(
+                f"{part!r} in policy {text!r} is impossible: inc takes 0 or 1, others a number."
+            ) from error
+        if kind is int and options[argument] != value:
             raise InputError(f"{part!r} in policy {text!r} has a fraction: give a whole number.")
-        options[argument] = kind(value)
     return policy(**options)

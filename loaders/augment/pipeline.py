@@ -66,6 +66,10 @@ class Augment:
     dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
+        for name, kind in (("policy", Policy), ("erase", Erase), ("mix", Mix)):
+            given = getattr(self, name)
+            if given is not None and not isinstance(given, kind):
+                raise InputError(f"The {name} is {given!r}: give a {kind.__name__} of loaders.augment, or None.")
         if len(self.mean) != 3 or not all(math.isfinite(value) for value in self.mean):
             raise InputError(f"The mean is {self.mean}: give three finite numbers, for red, green and blue.")
         if len(self.std) != 3 or not all(math.isfinite(value) and value > 0 for value in self.std):
@@ -109,13 +113,14 @@ class Augment:
         Raises:
             InputError: if the images are not as above.
         """
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape[1:3]:
             raise InputError(
                 f"Augmentation was given {images.dtype} images of shape {tuple(images.shape)}: "
                 "give decoded uint8 images of shape (B, H, W, 3)."
             )
         for part, drawn in ((self.policy, draws.ops), (self.mix, draws.mix), (self.erase, draws.erase)):
-            assert (part is None) == (drawn is None), "draws of another Augment"
+            if (part is None) != (drawn is None):
+                raise InputError("Augmentation was given draws of another Augment: draw with the same one.")
             if drawn is not None and len(drawn[0]) != len(images):
                 raise InputError(
                     f"Augmentation was given {len(images)} images and draws for {len(drawn[0])}: "

@@ -62,6 +62,11 @@ class Policy(nn.Module):
         """The least and the greatest level of each operation of the space."""
         return [self._levels] * len(self.space) if isinstance(self._levels, tuple) else self._levels
 
+    def extra_repr(self) -> str:
+        """The settings, for `print`."""
+        settings = {name: value for name, value in vars(self).items() if name[0] != "_" and name != "training"}
+        return ", ".join(f"{name}={value}" for name, value in settings.items())
+
     @abstractmethod
     def draw(self, seed: int, epoch: int, ids: Ints) -> OpDraws:
         """What happens to each sample: a pure function of the seed, the epoch and the sample's id, on the host.
@@ -90,7 +95,7 @@ class Policy(nn.Module):
         Raises:
             InputError: if the images or the number of draws are not as above.
         """
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
             raise InputError(
                 f"{type(self).__name__} was given {images.dtype} images of shape {tuple(images.shape)}: "
                 "give uint8 images of shape (B, 3, H, W), before they are normalised."

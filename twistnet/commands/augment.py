@@ -9,7 +9,6 @@ import torch
 
 import loaders
 from loaders import InputError
-from loaders.augment import RandAugment, policy_named
 from twistnet import recipe as recipes
 from twistnet.augment_sheets import batch_sheet, most_colourful, operations_sheet
 
@@ -20,6 +19,7 @@ def show(
     *,
     data_dir: Path,
     recipe: str = "guide",
+    split: str = "train",
     policy: str | None = None,
     size: int | None = None,
     out: Path = Path("augmentation"),
@@ -34,6 +34,7 @@ def show(
     Args:
         data_dir: the data set, a tree or a converted one; its training images are shown.
         recipe: guide, a1, a2, a3, dtd, demo or demo_dtd.
+        split: of the data set; DTD's are train1 to train10.
         policy: instead of the recipe's, as rand-m7-n2-mstd0.5-inc1 or trivialaugment; the README lists them.
         size: side of the images in pixels; the recipe's unless given.
         out: folder for the pictures.
@@ -47,7 +48,7 @@ def show(
     augment = dataclasses.replace(named.train_augment(), dtype=torch.float32)
     with loaders.open_loader(
         data_dir,
-        "train",
+        split,
         count,
         train=True,
         size=named.size,
@@ -58,8 +59,10 @@ def show(
     ) as loader:
         batch = next(loader.epoch(epoch))
         classes = loader.classes
-    with loaders.open_loader(data_dir, "train", _IMAGES, train=True, size=min(named.size, 128), seed=seed) as loader:
+    with loaders.open_loader(data_dir, split, _IMAGES, train=True, size=named.size, seed=seed) as loader:
         image = most_colourful(next(loader.epoch(epoch)).images)
-    shown = policy_named(named.policy) or RandAugment()
-    print(f"Every operation: {operations_sheet(shown, image, out / 'operations.png')}")
+    if augment.policy is None:
+        print("No operations are drawn: the policy is none.")
+    else:
+        print(f"Every operation: {operations_sheet(augment.policy, image, out / 'operations.png')}")
     print(f"A training batch: {batch_sheet(batch, augment, classes, out / 'batch.png')}")
