@@ -45,6 +45,16 @@ def joined(parts: list[Batch]) -> Batch:
     return Batch(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 
+def by_pillow(path: str, uniforms: np.ndarray, mirrored: bool) -> np.ndarray:
+    """A crop of 48 x 48 pixels by the draws."""
+    with Image.open(path) as image:
+        size = np.array([image.height]), np.array([image.width])
+        top, left, height, width = draws.random_resized_crop(uniforms[None], *size)[0]
+        crop = image.crop((left, top, left + width, top + height)).resize((48, 48), Image.Resampling.BILINEAR)
+    pixels = np.asarray(crop)
+    return pixels[:, ::-1] if mirrored else pixels
+
+
 def test_pixels_are_pillows_at_the_boxes_of_the_draws(tree: Path) -> None:
     store = open_store(tree, "train")
     seen = []
@@ -55,12 +65,7 @@ def test_pixels_are_pillows_at_the_boxes_of_the_draws(tree: Path) -> None:
         mirrored = draws.flips(5, 2, ids, 0.5)
         uniforms = draws.crop_uniforms(5, 2, ids)
         for place, sample in enumerate(ids):
-            with Image.open(store.key(int(sample))) as image:
-                size = np.array([image.height]), np.array([image.width])
-                top, left, height, width = draws.random_resized_crop(uniforms[place : place + 1], *size)[0]
-                crop = image.crop((left, top, left + width, top + height)).resize((48, 48), Image.Resampling.BILINEAR)
-            pixels = np.asarray(crop)
-            expected = pixels[:, ::-1] if mirrored[place] else pixels
+            expected = by_pillow(store.key(int(sample)), uniforms[place], mirrored[place])
             np.testing.assert_array_equal(batch.images[place].numpy(), expected)
             assert batch.labels[place] == store.labels[sample]
         seen += ids[batch.valid.numpy()].tolist()

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from test_loader import batches
+from test_loader import batches, by_pillow
 
 from loaders import draws, open_store
 from loaders.augment import Augment, Mix
@@ -33,12 +32,7 @@ def test_repeats_show_each_image_with_other_draws_and_decode_it_once(
         assert batch.valid.tolist() == valid.tolist()
         mirrored, uniforms = draws.flips(5, 1, keys, 0.5), draws.crop_uniforms(5, 1, keys)
         for place, sample in enumerate(ids):
-            with Image.open(store.key(int(sample))) as image:
-                size = np.array([image.height]), np.array([image.width])
-                top, left, height, width = draws.random_resized_crop(uniforms[place : place + 1], *size)[0]
-                crop = image.crop((left, top, left + width, top + height)).resize((48, 48), Image.Resampling.BILINEAR)
-            pixels = np.asarray(crop)
-            expected = pixels[:, ::-1] if mirrored[place] else pixels
+            expected = by_pillow(store.key(int(sample)), uniforms[place], mirrored[place])
             np.testing.assert_array_equal(batch.images[place].numpy(), expected)
     augmented = batches(tree, 12, repeats=3, augment=Augment(mix=Mix(group=4)))
     for batch in augmented:

@@ -21,6 +21,5 @@ CONTRAST = 11  # factor of the image, factor of its mean luma
 AUTO_CONTRAST = 12
 EQUALIZE = 13
 
-NUM_KINDS = 14
 NUM_PARAMETERS = 8  # of an operation, at most
 BLUR_RADIUS = 6  # pixels

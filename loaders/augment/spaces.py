@@ -44,7 +44,7 @@ def parameters_of(operation: Operation, magnitudes: Floats, height: int, width: 
     return found
 
 
-def warp_rows(row_x: _Columns, row_y: _Columns, height: int, width: int) -> list[Floats]:
+def _warp_rows(row_x: _Columns, row_y: _Columns, height: int, width: int) -> list[Floats]:
     """Coefficients about the centre, over half the image's sides: rounded where torchvision rounds them."""
     halves = [np.float32(width / 2)] * 3 + [np.float32(height / 2)] * 3
     columns = [np.asarray(column, dtype=np.float32) for column in (*row_x, *row_y)]
@@ -52,16 +52,16 @@ def warp_rows(row_x: _Columns, row_y: _Columns, height: int, width: int) -> list
 
 
 def _shear_x(slope: Floats, height: int, width: int) -> _Columns:
-    return warp_rows((1.0, slope, slope * (height / 2)), (0.0, 1.0, 0.0), height, width)
+    return _warp_rows((1.0, slope, slope * (height / 2)), (0.0, 1.0, 0.0), height, width)
 
 
 def _shear_y(slope: Floats, height: int, width: int) -> _Columns:
-    return warp_rows((1.0, 0.0, 0.0), (slope, 1.0, slope * (width / 2)), height, width)
+    return _warp_rows((1.0, 0.0, 0.0), (slope, 1.0, slope * (width / 2)), height, width)
 
 
 def _rotate(degrees: Floats, height: int, width: int) -> _Columns:
     cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    return warp_rows((cos, -sin, 0.0), (sin, cos, 0.0), height, width)
+    return _warp_rows((cos, -sin, 0.0), (sin, cos, 0.0), height, width)
 
 
 def _rotate_bilinear(degrees: Floats, height: int, width: int) -> _Columns:
@@ -78,7 +78,7 @@ def _posterize(bits: Floats, _height: int, _width: int) -> _Columns:
     return (256.0 - np.exp2(8 - np.trunc(bits)),)  # the highest of eight
 
 
-def gaussian(sigmas: Floats, _height: int, _width: int) -> _Columns:
+def _gaussian(sigmas: Floats, _height: int, _width: int) -> _Columns:
     """Weights of a Gaussian of standard deviations in pixels, as `torchvision.transforms.v2.functional.gaussian_blur`
     with a kernel of 13 has them."""
     distances = np.arange(kinds.BLUR_RADIUS + 1)
@@ -105,7 +105,7 @@ _SHAPES: dict[str, tuple[int, Parameters]] = {
     "Invert": (kinds.SOLARIZE, lambda *_: (0.0,)),
     "SolarizeFrom": (kinds.SOLARIZE, lambda value, _, __: (value,)),
     "SolarizeAdd": (kinds.SOLARIZE_ADD, lambda added, _, __: (added, 128.0)),
-    "GaussianBlur": (kinds.BLUR, gaussian),
+    "GaussianBlur": (kinds.BLUR, _gaussian),
 }
 # timm's, which take the pixel between four about the corner.
 _BILINEAR: dict[str, Parameters] = {
