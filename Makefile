@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# What the native decoder and FFCV compile against, and what makes a virtual environment.
+# What the compiled libraries and FFCV compile against, and what makes a virtual environment.
 SYSTEM_PACKAGES := g++ libjpeg-dev libopencv-dev libturbojpeg0-dev pkg-config python3-dev python3-venv
 PIP := $(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt
 
@@ -26,7 +26,7 @@ lint: $(READY)
 clean:
 	rm -rf $(VENV) build *.egg-info
 
-$(READY): setup.cfg setup.py pyproject.toml .ci/constraints.txt $(wildcard loaders/native/*.cpp loaders/native/*.h) | system
+$(READY): setup.cfg setup.py pyproject.toml .ci/constraints.txt $(wildcard loaders/native/*.cpp loaders/native/*.h twistnet/interactions/*.cpp) | system
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 10) <= v < (3, 14) else \
 	    f"Python {v[0]}.{v[1]} is not supported: call make PYTHON=python3.12, or any of 3.10 to 3.13.")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -89,8 +89,8 @@ class TwistBlock(BasicBlock):
         self.gate = nn.Parameter(torch.tensor(-2.0))
 
     def residual(self, h: Tensor) -> Tensor:
-        interaction: Tensor = self.mhstci(h)
-        return super().residual(h) + torch.sigmoid(self.gate) * interaction
+        interaction: Tensor = self.mhstci(h, torch.sigmoid(self.gate))
+        return super().residual(h) + interaction
 
 
 class TwistNet(nn.Module):

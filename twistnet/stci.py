@@ -1,7 +1,8 @@
 """Spiral-twisted channel interaction (STCI): the second-order module of TwistNet, arXiv 2602.07262.
 
-This is the plain formulation that any fused kernel is held to. The heads share one 1x1 convolution and one depthwise
-convolution; files of the authors' layout, which store every head by itself, load through `fuse_heads`.
+The heads share one 1x1 convolution and one depthwise convolution; files of the authors' layout, which store every head
+by itself, load through `fuse_heads`. The module computes in few passes, by `twistnet.interactions`; the plain
+formulation, which that is held to, stands beside it for export, tracing and whatever differentiates twice.
 """
 
 from __future__ import annotations
@@ -14,12 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loaders.errors import InputError
+from twistnet.interactions import DEVICES, EPS, HEAD_CHANNELS, INTERACTION_CHANNELS, PAIRS, interactions, scale_shift
 
-HEAD_CHANNELS = 8
-EPS = 1e-6
-# Every pair i <= j of a head's channels, i outer and j inner.
-PAIRS = tuple((i, j) for i in range(HEAD_CHANNELS) for j in range(i, HEAD_CHANNELS))
-INTERACTION_CHANNELS = HEAD_CHANNELS + len(PAIRS)
 # One step (down, right) at 0, 45, 90 and 135 degrees.
 DIRECTIONS = ((0, 1), (1, 1), (1, 0), (1, -1))
 
@@ -75,6 +72,11 @@ class InteractionSelection(nn.Module):
         weight: Tensor = self.fc(x)
         return x * weight[:, :, None, None]
 
+    def weights(self, mean: Tensor) -> Tensor:
+        """(B, C) between 0 and 1, from the means over the pixels."""
+        weight: Tensor = self.fc[2:](mean)
+        return weight
+
 
 class MultiHeadSTCI(nn.Module):
     """Multi-head spiral-twisted channel interaction: products of channels, the second of each pair one step away.
@@ -89,8 +91,13 @@ class MultiHeadSTCI(nn.Module):
         num_heads: heads, at least 1; their directions are 0, 45, 90, 135 degrees, repeated.
         spiral: False multiplies z by itself instead of by its twisted neighbour.
         ais: False leaves the attention over the interaction channels out.
+
+    Attributes:
+        plain: True computes the formulation as the paper writes it, step by step: for second derivatives and
+            `torch.func`. Export, tracing and devices without `twistnet.interactions` take it by themselves.
     """
 
+    plain: bool = False
     first: Tensor
     second: Tensor
 
@@ -118,16 +125,57 @@ class MultiHeadSTCI(nn.Module):
         nn.init.normal_(project.weight, std=0.01)
         self.register_load_state_dict_pre_hook(_fuse_before_loading)  # type: ignore[no-untyped-call]
 
-    def forward(self, h: Tensor) -> Tensor:
+    def forward(self, h: Tensor, gate: Tensor | None = None) -> Tensor:
+        """The interactions of h, multiplied by `gate`, a scalar, where one is given."""
+        traced = torch.jit.is_tracing() or torch.compiler.is_exporting()  # type: ignore[attr-defined, no-untyped-call]
+        if self.plain or traced or h.device.type not in DEVICES:
+            out: Tensor = self.proj(self.norm(self.ais(self._products(h))))
+            return out if gate is None else gate * out
+        project, batch_norm = self.proj
+        out = project(self._weighed(h))
+        if gate is None:
+            return batch_norm(out)  # type: ignore[no-any-return]
+        # In the affine part of the batch norm the gate costs nothing.
+        affine = {name: gate * getattr(batch_norm, name) for name in ("weight", "bias")}
+        return torch.func.functional_call(batch_norm, affine, (out,))  # type: ignore[no-any-return]
+
+    def _products(self, h: Tensor) -> Tensor:
+        """(B, num_heads * 44, H, W): every head's normalised channels and their products."""
         z = self.reduce(h)
         twisted = self.twist(z)
         heads = (self.num_heads, HEAD_CHANNELS)
         z = F.normalize(z.unflatten(1, heads), dim=2, eps=EPS)
         twisted = F.normalize(twisted.unflatten(1, heads), dim=2, eps=EPS)
         pairs = z[:, :, self.first] * twisted[:, :, self.second]
-        inter = torch.cat((z, pairs), dim=2).flatten(1, 2)  # (B, num_heads * 44, H, W)
-        out: Tensor = self.proj(self.norm(self.ais(inter)))
-        return out
+        return torch.cat((z, pairs), dim=2).flatten(1, 2)
+
+    def _weighed(self, h: Tensor) -> Tensor:
+        """The same weighed and normalised, by one scale and one shift for each channel of a sample.
+
+        With weights a, group norm's mean of a group is that of a * mean(x) and its second moment that of
+        a^2 * mean(x^2).
+        """
+        z = self.reduce(h)
+        products, mean, mean_square = interactions(z, self._kernels(z))
+        with torch.autocast(z.device.type, enabled=False):  # a few numbers a sample: rounding them would save nothing
+            weight = self.ais.weights(mean) if isinstance(self.ais, InteractionSelection) else torch.ones_like(mean)
+            groups = (len(z), self.norm.num_groups, -1)
+            centre = (weight * mean).view(groups).mean(2, keepdim=True)
+            power = (weight.square() * mean_square).view(groups).mean(2, keepdim=True)
+            inverse = torch.rsqrt((power - centre.square()).clamp_min(0) + self.norm.eps)
+            factor = inverse * self.norm.weight.view(groups[1:])
+            scale = weight * factor.flatten(1)
+            shift = self.norm.bias - (centre * factor).flatten(1)
+        return scale_shift(products, scale, shift)
+
+    def _kernels(self, z: Tensor) -> Tensor:
+        """(num_heads * 8, 1, 3, 3): the twist's kernels with its scale; without a twist, those that change nothing."""
+        if isinstance(self.twist, SpiralTwist):
+            kernels: Tensor = self.twist.dwconv.weight
+            return kernels * self.twist.scale.view(-1, 1, 1, 1)
+        kernels = z.new_zeros(z.shape[1], 1, 3, 3)
+        kernels[:, :, 1, 1] = 1.0
+        return kernels
 
 
 def fuse_heads(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
