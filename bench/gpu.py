@@ -35,7 +35,8 @@ from loaders.reference import decoded
 from twistnet.loss import mixed_cross_entropy
 from twistnet.optimiser import make_optimiser
 from twistnet.precision import Precision
-from twistnet.recipe import Recipe, named
+from twistnet.recipe import Recipe
+from twistnet.recipes import named
 
 CUDA = torch.device("cuda", 0)
 THREADS = (2, 8, 16)  # that load

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from loaders import CropPolicy, open_loader
-from twistnet.recipe import named
+from twistnet.recipes import named
 
 
 def ours(

@@ -27,7 +27,7 @@ from loaders.augment import Augment
 from loaders.native.library import why_missing
 from twistnet import environment
 from twistnet.cli import run
-from twistnet.recipe import named
+from twistnet.recipes import named
 
 CPU = torch.device("cpu")
 SMALL = named("guide").with_changes(batch_size=32, size=32)

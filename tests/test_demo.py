@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from twistnet import recipe as recipes
+from twistnet import recipes
 from twistnet.__main__ import main
 
 

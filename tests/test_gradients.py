@@ -17,8 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from twistnet import distributed
 from twistnet.buffers import average_buffers
 from twistnet.job import Job
-from twistnet.recipe import Recipe, named
-from twistnet.train import _Run, train
+from twistnet.recipe import Recipe
+from twistnet.recipes import named
+from twistnet.step import TrainStep
+from twistnet.train import train
 
 # Without batch norm, whose statistics are those of a pass, the gradient of a batch is the mean of its parts'.
 RECIPE = named("guide").with_changes(
@@ -102,20 +104,23 @@ class HostReads(TorchDispatchMode):
 
 @contextmanager
 def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[HostReads]:
-    reads, step = HostReads(), _Run._train_step
+    reads, step = HostReads(), TrainStep.__call__
 
-    def watched_step(run: _Run, batch: Any) -> None:
+    def watched_step(*arguments: Any) -> None:
         with reads:
-            step(run, batch)
+            step(*arguments)
 
-    monkeypatch.setattr(_Run, "_train_step", watched_step)
+    monkeypatch.setattr(TrainStep, "__call__", watched_step)
     yield reads
 
 
 @pytest.mark.parametrize("model", ["twistnet18", "test_vit"])
-def test_a_step_reads_nothing_back(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str) -> None:
+@pytest.mark.parametrize("options", [{"drop_path": 0.1}, {"ema_decay": 0.9}])
+def test_a_step_reads_nothing_back(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, options: dict[str, float]
+) -> None:
     with watched(monkeypatch) as reads:
-        trained(tree, tmp_path / "run", model=model, clip_grad=1.0, accumulate=2, batch_size=8, drop_path=0.1)
+        trained(tree, tmp_path / "run", model=model, clip_grad=1.0, accumulate=2, batch_size=8, **options)
         assert reads.found == []
         with reads:
             float(torch.ones(1))
@@ -135,6 +140,8 @@ def buffers_of(rank: int, world_size: int, port: int, out: Path) -> None:
         own = float(model.running_mean)
         average_buffers(model, world)
         torch.save((own, model.running_mean, model.running_var, model.num_batches_tracked), out / f"{rank}.pt")
+        del parallel
+        world.wait_for_all()  # a group that ends while its thread still drops tensors waits for ever
 
 
 def test_batch_norms_statistics_are_those_of_all_ranks(tmp_path: Path) -> None:

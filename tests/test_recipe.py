@@ -7,9 +7,10 @@ import json
 import pytest
 
 from loaders import InputError
-from twistnet import recipe as recipes
+from twistnet import recipes
 from twistnet.commands.show import show
-from twistnet.recipe import from_dict, named
+from twistnet.recipe import from_dict
+from twistnet.recipes import named
 
 # The configuration that the pretraining guide prints, as it prints it.
 GUIDE = {

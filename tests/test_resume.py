@@ -23,7 +23,7 @@ from twistnet.distributed import World
 from twistnet.evaluate import evaluate
 from twistnet.job import Job
 from twistnet.precision import Precision
-from twistnet.recipe import named
+from twistnet.recipes import named
 
 RECORD_RUN = Path(__file__).parent / "record_run.py"
 TOTAL_BATCH, EPOCHS, STEPS_PER_EPOCH = 16, 4, 4  # of 51 images

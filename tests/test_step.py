@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -17,7 +18,7 @@ from loaders import Batch
 from twistnet.loss import mixed_binary_cross_entropy, mixed_cross_entropy, right_answers, training_loss
 from twistnet.optimiser import make_optimiser
 from twistnet.precision import Precision
-from twistnet.recipe import named
+from twistnet.recipes import named
 from twistnet.schedule import lr_at
 
 
@@ -78,7 +79,8 @@ def test_schedule_is_timms_cosine_after_a_linear_warm_up() -> None:
     parameter = nn.Parameter(torch.zeros(1))
     optimiser = torch.optim.SGD([parameter], lr=0.4)
     timms = CosineLRScheduler(optimiser, t_initial=90 * 10, lr_min=0.04, warmup_t=0)
-    options = {"steps_per_epoch": 10, "epochs": 95, "warmup_epochs": 5, "peak": 0.4, "min_share": 0.1}
+    options = {"schedule": "cosine", "steps_per_epoch": 10, "epochs": 95, "warmup_epochs": 5, "peak": 0.4}
+    options["min_share"] = 0.1
     for step in range(50, 950, 7):
         timms.step_update(step - 50)
         timms.step(step - 50)
@@ -131,15 +133,27 @@ def test_precision_is_bfloat16_on_the_cpu_and_off_unless_asked() -> None:
     assert Precision.choose(cpu, amp=False).dtype == torch.float32
     mixed = Precision.choose(cpu, amp=True)
     assert mixed.dtype == torch.bfloat16
+    assert Precision.choose(cpu, amp=None).dtype == torch.float32, "unless asked for, on cards alone"
     assert not mixed.scaler().is_enabled()
     with mixed.autocast():
         assert nn.Linear(4, 4)(torch.ones(1, 4)).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
 @pytest.mark.parametrize("min_share", [0.0, 0.1])
-def test_the_rate_falls_to_its_least_share_by_the_last_step(min_share: float) -> None:
-    options = {"steps_per_epoch": 10, "epochs": 10, "warmup_epochs": 1, "peak": 2.0, "min_share": min_share}
+def test_the_rate_falls_to_its_least_share_by_the_last_step(min_share: float, schedule: str) -> None:
+    options = {"schedule": schedule, "steps_per_epoch": 10, "epochs": 10, "warmup_epochs": 1, "peak": 2.0}
+    options["min_share"] = min_share
     rates = [lr_at(step, **options) for step in range(10, 100)]
     assert rates[0] == 2.0
     assert all(after < before for before, after in itertools.pairwise(rates))
-    assert 2.0 * min_share < rates[-1] < 2.0 * min_share + 0.001
+    assert 2.0 * min_share < rates[-1] < 2.0 * min_share + (0.001 if schedule == "cosine" else 0.03)
+
+
+def test_the_linear_schedule_is_ffcvs() -> None:
+    """Which interpolates between 1e-4 of the peak at the start, the peak, and 0 at the end."""
+    options = {"schedule": "linear", "steps_per_epoch": 10, "epochs": 16, "warmup_epochs": 2, "peak": 0.5}
+    for step in range(160):
+        ffcvs = np.interp(step / 10, [0, 2, 16], [0.5e-4, 0.5, 0.0])
+        assert lr_at(step, **options, min_share=0.0) == pytest.approx(ffcvs, abs=0.5 / 19)
+    assert lr_at(90, **options, min_share=0.0) == pytest.approx(0.25)

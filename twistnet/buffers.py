@@ -1,6 +1,6 @@
 """Batch norm's running statistics on several ranks: each rank's follow the batches that it saw.
 
-They are averaged where the model is validated and saved, and kept for every rank where training goes on from.
+They are averaged where the model is validated, and kept for every rank where training goes on from.
 """
 
 from __future__ import annotations

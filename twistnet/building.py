@@ -71,7 +71,7 @@ def make_model(recipe: Recipe, num_classes: int, world: World) -> nn.Module:
     if recipe.drop_path:  # not every model has it
         options["drop_path_rate"] = recipe.drop_path
     cfg = timm.models.get_pretrained_cfg(recipe.model)
-    if cfg is not None and cfg.fixed_input_size and recipe.size == recipe.eval_size:
+    if cfg is not None and cfg.fixed_input_size and recipe.start_size is None and recipe.size == recipe.eval_size:
         options["img_size"] = recipe.size
     torch.manual_seed(recipe.seed)
     try:
@@ -81,8 +81,12 @@ def make_model(recipe: Recipe, num_classes: int, world: World) -> nn.Module:
         raise InputError(
             f"model {recipe.model} cannot be built with {shown} ({_line(error)}): choose others."
         ) from error
-    for size in sorted({recipe.size, recipe.eval_size}):
+    for size in sorted({recipe.start_size or recipe.size, recipe.size, recipe.eval_size}):
         _try(model, recipe.model, size)
+    if recipe.sync_batch_norm and world.world_size > 1:
+        if world.device.type != "cuda":
+            raise InputError("sync_batch_norm needs CUDA cards, which torch's is made for: set it to false.")
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     model.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
 from launch.ranks import Ranks
 from loaders import InputError
@@ -67,16 +68,25 @@ class World:
         if self.world_size > 1:
             dist.barrier()
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """The model, averaging its gradients over the ranks. Buffers stay each rank's own: `twistnet.buffers`."""
+    def wrap(self, model: nn.Module, *, static: bool = False, compress: bool = False) -> nn.Module:
+        """The model, averaging its gradients over the ranks. Buffers stay each rank's own: `twistnet.buffers`.
+
+        Args:
+            model: on this rank's device.
+            static: whether every backward pass is followed by an exchange and reaches the same parameters.
+            compress: whether gradients are exchanged in bfloat16.
+        """
         if self.world_size == 1:
             return model
         # A 1 x 1 convolution's gradient has two layouts that are the same in memory, and torch warns of it.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         on_card = [self.device.index] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(
-            model, device_ids=on_card, gradient_as_bucket_view=True, broadcast_buffers=False
+        parallel = nn.parallel.DistributedDataParallel(
+            model, device_ids=on_card, gradient_as_bucket_view=True, broadcast_buffers=False, static_graph=static
         )
+        if compress:
+            parallel.register_comm_hook(None, default_hooks.bf16_compress_hook)
+        return parallel
 
 
 @contextmanager

@@ -46,8 +46,10 @@ class Score:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loader: Loader, world: World, precision: Precision) -> Score:
+def evaluate(model: nn.Module, loader: Loader, world: World, precision: Precision, *, flip_tta: bool = False) -> Score:
     """Scores the model on every sample of the loader's split.
+
+    With `flip_tta` the logits are the mean of those of each image and of its mirror image.
 
     Ranks score their slices with padding masked out, and the counts are summed, so that the score does not depend on
     how many ranks there are.
@@ -57,6 +59,8 @@ def evaluate(model: nn.Module, loader: Loader, world: World, precision: Precisio
     for batch in loader.epoch(0):
         with precision.autocast():
             logits = model(batch.images)
+            if flip_tta:
+                logits = (logits + model(batch.images.flip(3))) / 2
         loss_sum = mixed_cross_entropy(logits, batch, 0.0) * len(logits)
         sums += torch.cat((batch.valid.sum()[None].double(), right_answers(logits, batch), loss_sum[None].double()))
     samples, right, right5, loss = world.sum(sums).tolist()

@@ -77,8 +77,10 @@ def finetune_fold(
     folder = RunFolder(job.run_dir)
     model = make_model(recipe, len(test_loader.classes), world)
     world.wait_for_all()  # until rank 0 has written best.pt
-    model.load_state_dict(load_checkpoint(folder.best)["model"])
-    score = evaluate(model, test_loader, world, Precision.choose(world.device, recipe.amp))
+    kept = load_checkpoint(folder.best)
+    model.load_state_dict(kept["ema"] or kept["model"])
+    precision = Precision.choose(world.device, recipe.amp)
+    score = evaluate(model, test_loader, world, precision, flip_tta=recipe.flip_tta)
     test_loader.close()
     result = Result(
         val_top1=outcome.best_top1,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from loaders import InputError
 from twistnet.evaluate import Score
+from twistnet.step import Compile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,8 @@ class Job:
         max_bad: largest share of a split's images that a process may replace.
         verify: whether every image is held to its checksum.
         publish_to: the folder that final weights are copied to by the command; kept in checkpoints.
+        compile: whether the model is compiled, as `TrainStep` takes it.
+        profile: steps to profile after the first few; 0: none.
         log_every: steps between log rows, at which a checkpoint may be taken.
         checkpoint_minutes: least time between checkpoints inside an epoch; one is taken after every epoch as well.
     """
@@ -40,12 +43,16 @@ class Job:
     max_bad: float = 0.0
     verify: bool = False
     publish_to: Path | None = None
+    compile: Compile = "auto"
+    profile: int = 0
     log_every: int = 50
     checkpoint_minutes: float = 10.0
 
     def __post_init__(self) -> None:
         if self.log_every < 1:
             raise InputError(f"log_every {self.log_every} is too small: take at least 1.")
+        if self.profile < 0:
+            raise InputError(f"profile {self.profile} is negative: it counts steps, from 0 for none.")
         if self.workers is not None and self.workers < 1:
             raise InputError(f"workers {self.workers} is too small: take at least 1, or leave it out.")
         if self.checkpoint_minutes < 0:

@@ -21,12 +21,19 @@ class Precision:
     dtype: torch.dtype
 
     @classmethod
-    def choose(cls, device: torch.device, amp: bool) -> Precision:
-        """bfloat16 where the device has it, else float16; float32 without `amp`."""
-        if not amp:
-            return cls(device_type=device.type, dtype=torch.float32)
-        has_bf16 = device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
-        return cls(device_type=device.type, dtype=torch.bfloat16 if has_bf16 else torch.float16)
+    def choose(cls, device: torch.device, amp: bool | None) -> Precision:
+        """As `Recipe.amp` has it.
+
+        Args:
+            device: where the step computes.
+            amp: True: bfloat16 where the device has it, else float16; False: float32; None: bfloat16 on a card that has
+                it, else float32.
+        """
+        on_card = device.type == "cuda"
+        has_bf16 = not on_card or torch.cuda.is_bf16_supported(including_emulation=False)
+        if amp or (amp is None and on_card and has_bf16):
+            return cls(device_type=device.type, dtype=torch.bfloat16 if has_bf16 else torch.float16)
+        return cls(device_type=device.type, dtype=torch.float32)
 
     def autocast(self) -> torch.autocast:
         """The context of a forward pass."""
@@ -35,3 +42,11 @@ class Precision:
     def scaler(self) -> GradScaler:
         """A loss scaler, which does nothing unless float16 needs it."""
         return GradScaler(self.device_type, enabled=self.dtype == torch.float16)
+
+
+def use_fast_kernels(device: torch.device) -> None:
+    """Lets a card multiply float32 by TF32 and try out cuDNN's kernels, which pays where shapes stay the same."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True

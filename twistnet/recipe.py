@@ -1,4 +1,4 @@
-"""Recipes: everything that changes the weights, and nothing that merely describes the machine."""
+"""A recipe: everything that changes the weights, and nothing that merely describes the machine."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from twistnet.arguments import did_you_mean
 
 OPTIMISERS = ("sgd", "lamb", "adamw")
 LOSSES = ("cross_entropy", "bce")
+SCHEDULES = ("cosine", "linear")
+_SIZE_STEP = 32  # of progressive size: what the model's strides divide
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +30,7 @@ class Recipe:
         accumulate: backward passes a step.
         lr: peak learning rate at a total batch of `lr_batch`; it is scaled to the run's total batch.
         lr_batch: the total batch that `lr` holds for.
+        schedule: what follows the warm-up: "cosine", half a cosine, or "linear", both down to `min_lr`.
         min_lr: learning rate at the end, as a share of the peak.
         warmup_epochs: epochs of linear warm-up from zero.
         optimiser: "sgd", "lamb" or "adamw"; the last two are timm's and torch's with their own defaults.
@@ -44,6 +47,9 @@ class Recipe:
         mix_group: consecutive samples within which partners are drawn.
         policy: operations on the images' colours and geometry, as `loaders.augment.policy_named` reads it.
         size: side of the training images in pixels.
+        start_size: the side that training begins with (progressive size); None: `size` from the start.
+        ramp_start: share of the epochs after which the side begins to grow from `start_size`.
+        ramp_end: share of the epochs after which it is `size`; in between it is the nearest multiple of 32.
         eval_size: side of the evaluation images in pixels.
         scale_min: least share of the image that a training crop covers.
         crop_pct: share of the shorter side that the evaluation crop keeps.
@@ -52,7 +58,12 @@ class Recipe:
         drop_path: rate of stochastic depth in the last block.
         shuffle: "global" or "window".
         repeats: how often a batch holds each of its images with other draws (repeated augmentation); 1 is off.
-        amp: mixed precision: bfloat16 where the device has it, else float16 with a loss scaler.
+        amp: mixed precision: True: bfloat16 where the device has it, else float16 with a loss scaler; False: float32,
+            on cards by TF32; None: bfloat16 on cards that have it, else float32.
+        compress_gradients: whether ranks exchange gradients in bfloat16.
+        sync_batch_norm: whether batch norm's statistics are those of all ranks' batches.
+        ema_decay: of the moving average of the weights, a step, which is then what is scored and kept; 0 is off.
+        flip_tta: whether evaluation averages the logits of each image and its mirror image.
         seed: of initialisation, order and draws.
 
     Raises:
@@ -66,6 +77,7 @@ class Recipe:
     accumulate: int = 1
     lr: float
     lr_batch: int = 256
+    schedule: str = "cosine"
     min_lr: float = 0.0
     warmup_epochs: int = 5
     optimiser: str = "sgd"
@@ -81,6 +93,9 @@ class Recipe:
     mix_group: int = 8
     policy: str = "none"
     size: int = 224
+    start_size: int | None = None
+    ramp_start: float = 0.0
+    ramp_end: float = 0.0
     eval_size: int = 224
     scale_min: float = 0.08
     crop_pct: float = 0.875
@@ -89,7 +104,11 @@ class Recipe:
     drop_path: float = 0.0
     shuffle: str = "global"
     repeats: int = 1
-    amp: bool = False
+    amp: bool | None = None
+    compress_gradients: bool = False
+    sync_batch_norm: bool = False
+    ema_decay: float = 0.0
+    flip_tta: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -99,7 +118,7 @@ class Recipe:
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise InputError(f"{name} {getattr(self, name)} is too small: take at least {low}.")
-        for name in ("momentum", "label_smoothing", "drop_path", "min_lr"):
+        for name in ("momentum", "label_smoothing", "drop_path", "min_lr", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} {getattr(self, name)} is impossible: take at least 0, below 1.")
         for name in ("lr", "weight_decay", "warmup_epochs", "mixup_alpha", "cutmix_alpha"):
@@ -107,7 +126,7 @@ class Recipe:
                 raise InputError(f"{name} {getattr(self, name)} is negative: take 0 or more.")
         if self.shuffle == "none":
             raise InputError("shuffle 'none' would train on one class after the other: choose global or window.")
-        for name, known in (("optimiser", OPTIMISERS), ("loss", LOSSES)):
+        for name, known in (("optimiser", OPTIMISERS), ("loss", LOSSES), ("schedule", SCHEDULES)):
             if getattr(self, name) not in known:
                 raise InputError(f"{name} {getattr(self, name)!r} is unknown: choose one of {', '.join(known)}.")
         if self.nesterov and not self.momentum:
@@ -118,6 +137,13 @@ class Recipe:
             )
         if self.clip_grad is not None and self.clip_grad <= 0:
             raise InputError(f"clip_grad {self.clip_grad} is impossible: take a norm above 0, or leave it out.")
+        if self.start_size is not None and not 32 <= self.start_size <= self.size:
+            raise InputError(f"start_size {self.start_size} is impossible: take 32 to the size, {self.size}.")
+        if not 0 <= self.ramp_start <= self.ramp_end <= 1:
+            raise InputError(
+                f"ramp_start {self.ramp_start} and ramp_end {self.ramp_end} are impossible: "
+                "take 0 <= start <= end <= 1."
+            )
         # What the loaders need is validated where they define it.
         self.crops(), self.train_augment()
         batch = self.batch_size
@@ -130,6 +156,18 @@ class Recipe:
     def total_batch(self, world_size: int) -> int:
         """Samples of one step over all ranks."""
         return self.batch_size * self.accumulate * world_size
+
+    def size_at(self, epoch: int) -> int:
+        """Side of the training images in pixels in an epoch from 0, growing as FFCV's ImageNet recipes have it."""
+        if self.start_size is None:
+            return self.size
+        start, end = round(self.ramp_start * self.epochs), round(self.ramp_end * self.epochs)
+        if epoch <= start and start < end:
+            return self.start_size
+        if epoch >= end:
+            return self.size
+        grown = self.start_size + (self.size - self.start_size) * (epoch - start) / (end - start)
+        return round(grown / _SIZE_STEP) * _SIZE_STEP
 
     def crops(self) -> CropPolicy:
         """How images are cropped, flipped and resized."""
@@ -148,7 +186,9 @@ class Recipe:
         )
 
     def with_changes(self, **changes: Any) -> Recipe:
-        """The recipe with those fields replaced that are not None; fewer epochs shorten a warm-up that is not named.
+        """The recipe with those fields replaced that are not None.
+
+        Fewer epochs shorten a warm-up that is not named, and a smaller size the size that training begins with.
 
         Raises:
             InputError: for a field that does not exist or a value that is impossible.
@@ -157,6 +197,9 @@ class Recipe:
         epochs = given.get("epochs")
         if isinstance(epochs, int) and epochs >= 1 and given.get("warmup_epochs") is None:
             given["warmup_epochs"] = min(self.warmup_epochs, epochs - 1)
+        size = given.get("size")
+        if isinstance(size, int) and self.start_size is not None and given.get("start_size") is None:
+            given["start_size"] = min(self.start_size, size)
         return from_dict({**dataclasses.asdict(self), **given})
 
     def to_dict(self) -> dict[str, Any]:
@@ -189,120 +232,3 @@ def _check_type(name: str, annotation: str, value: Any) -> None:
     right = isinstance(value, kinds[wanted[0]]) and (wanted[0] == "bool" or not isinstance(value, bool))
     if not right or (isinstance(value, float) and not math.isfinite(value)):
         raise InputError(f"{name} {value!r} is impossible: give a value of type {annotation}, and a finite one.")
-
-
-def _guide() -> Recipe:
-    """The pretraining guide's configuration, to the letter."""
-    return Recipe(
-        name="guide",
-        epochs=600,
-        batch_size=256,
-        lr=0.1,
-        mixup_alpha=0.2,
-        cutmix_alpha=1.0,
-        policy="randaugment-n2-m9",
-    )
-
-
-def _a1() -> Recipe:
-    """A1 of Wightman, Touvron and Jégou, "ResNet strikes back" (2021), Table 2, whose total batch is 2,048."""
-    return Recipe(
-        name="a1",
-        epochs=600,
-        batch_size=256,
-        lr=5e-3,
-        lr_batch=2048,
-        optimiser="lamb",
-        weight_decay=0.01,
-        decay_norms_and_biases=False,
-        loss="bce",
-        mixup_alpha=0.2,
-        cutmix_alpha=1.0,
-        policy="rand-m7-n2-mstd0.5-inc1",
-        repeats=3,
-        drop_path=0.05,
-        crop_pct=0.95,
-        interpolation="bicubic",
-    )
-
-
-def _a2() -> Recipe:
-    """A2 of the same: half as long."""
-    return dataclasses.replace(_a1(), name="a2", epochs=300, weight_decay=0.02, label_smoothing=0.0, mixup_alpha=0.1)
-
-
-def _a3() -> Recipe:
-    """A3 of the same: 100 epochs at 160 pixels, evaluated at 224."""
-    return dataclasses.replace(
-        _a2(),
-        name="a3",
-        epochs=100,
-        lr=8e-3,
-        policy="rand-m6-n2-mstd0.5-inc1",
-        repeats=1,
-        drop_path=0.0,
-        size=160,
-    )
-
-
-def _dtd() -> Recipe:
-    """Fine-tuning on DTD from ImageNet weights: 0.4 of the guide's rate, gentle crops, which keep the texture."""
-    return Recipe(
-        name="dtd",
-        epochs=100,
-        batch_size=64,
-        lr=0.04,
-        warmup_epochs=2,
-        nesterov=True,
-        weight_decay=5e-4,
-        decay_norms_and_biases=False,
-        scale_min=0.2,
-    )
-
-
-def _demo() -> Recipe:
-    """Minutes on two CPU cores: small images and a few hundred steps, too few for RandAugment and mixing to pay."""
-    return Recipe(
-        name="demo",
-        epochs=10,
-        batch_size=32,
-        lr=0.4,
-        warmup_epochs=1,
-        nesterov=True,
-        weight_decay=5e-4,
-        decay_norms_and_biases=False,
-        mix_group=4,
-        size=64,
-        eval_size=64,
-        scale_min=0.3,
-    )
-
-
-def _demo_dtd() -> Recipe:
-    """`dtd` at the demo's scale: a rate at which six epochs come somewhere from scratch too."""
-    return named("dtd").with_changes(
-        name="demo_dtd", epochs=6, batch_size=16, lr=0.32, warmup_epochs=1, size=64, eval_size=64
-    )
-
-
-_RECIPES = {
-    "guide": _guide,
-    "a1": _a1,
-    "a2": _a2,
-    "a3": _a3,
-    "dtd": _dtd,
-    "demo": _demo,
-    "demo_dtd": _demo_dtd,
-}
-NAMES = tuple(_RECIPES)
-
-
-def named(name: str) -> Recipe:
-    """The recipe of that name.
-
-    Raises:
-        InputError: where there is none.
-    """
-    if name not in _RECIPES:
-        raise InputError(f"recipe {name!r} is unknown: choose one of {', '.join(NAMES)}.")
-    return _RECIPES[name]()

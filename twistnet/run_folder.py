@@ -15,9 +15,9 @@ import torch
 from loaders import InputError
 from loaders.files import clear_unfinished, take_lock, write_atomically
 
-FORMAT = 1
+FORMAT = 2
 KEYS = (
-    *("model", "buffers", "optimiser", "scaler", "dtype"),
+    *("model", "ema", "buffers", "optimiser", "scaler", "dtype"),
     *("epoch", "step_in_epoch", "best_top1", "best_epoch", "meter"),
     *("recipe", "data", "weights_from", "publish_to"),
 )

@@ -5,10 +5,20 @@ from __future__ import annotations
 import math
 
 
-def lr_at(step: int, *, steps_per_epoch: int, epochs: int, warmup_epochs: int, peak: float, min_share: float) -> float:
-    """Linear warm-up, then half a cosine (Loshchilov and Hutter 2017) down to `min_share` of the peak.
+def lr_at(
+    step: int,
+    *,
+    schedule: str,
+    steps_per_epoch: int,
+    epochs: int,
+    warmup_epochs: int,
+    peak: float,
+    min_share: float,
+) -> float:
+    """Linear warm-up, then down to `min_share` of the peak.
 
     Args:
+        schedule: "cosine": half a cosine (Loshchilov and Hutter 2017); "linear": a line, as FFCV's ImageNet recipes.
         step: optimiser steps taken before this one, from 0.
         steps_per_epoch: optimiser steps of an epoch.
         epochs: of the whole run, warm-up included.
@@ -20,4 +30,5 @@ def lr_at(step: int, *, steps_per_epoch: int, epochs: int, warmup_epochs: int, p
     if step < warmup:
         return peak * (step + 1) / warmup
     progress = (step - warmup) / (total - warmup)
-    return peak * (min_share + (1.0 - min_share) * 0.5 * (1.0 + math.cos(math.pi * progress)))
+    height = 1.0 - progress if schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+    return peak * (min_share + (1.0 - min_share) * height)

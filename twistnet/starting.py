@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from loaders import InputError
-from twistnet import recipe as recipes
-from twistnet.recipe import Recipe
+from twistnet import recipes
+from twistnet.arguments import convert, did_you_mean
+from twistnet.recipe import Recipe, from_dict
 from twistnet.run_folder import load_checkpoint
 
 
@@ -35,7 +38,7 @@ def start(
             f"resuming {resume} would overwrite {latest}, which is further on: resume that one, or copy {resume.name} "
             f"into a folder of its own first."
         )
-    stored = recipes.from_dict(checkpoint["recipe"])
+    stored = from_dict(checkpoint["recipe"])
     wanted = {key: value for key, value in changes.items() if value is not None}
     if recipe is not None:
         wanted["name"] = recipe
@@ -57,6 +60,35 @@ def start(
             f"of {total}, which {resume} was trained with: choose them so that they do."
         )
     return stored.with_changes(batch_size=batch_size, accumulate=accumulate), checkpoint
+
+
+def settings(given: Sequence[str], /, **flags: Any) -> dict[str, Any]:
+    """The changes of a recipe that `--set name=value,...` and the flags ask for together.
+
+    Args:
+        given: the elements of `--set`.
+        flags: fields of the recipe that have flags of their own; None where they were not given. A size is that of
+            the evaluation too, unless `given` names another.
+
+    Raises:
+        InputError: for what is no field of a recipe, has another type, or is given twice.
+    """
+    kinds = typing.get_type_hints(Recipe)
+    found = dict(flags)
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or name not in kinds or name == "name":
+            raise InputError(
+                f"--set {text} names no value of a recipe{did_you_mean(name, kinds) or ': see twistnet show.'}"
+            )
+        if found.get(name) is not None:
+            raise InputError(f"--set {text} and {name} {found[name]} are both given: leave one out.")
+        try:
+            found[name] = convert(value, kinds[name])
+        except ValueError as error:
+            raise InputError(f"--set {name}: {value!r} {error}.") from None
+    found.setdefault("eval_size", flags.get("size"))
+    return found
 
 
 def run_folder_of(resume: Path | None, folder: Path | None, default: Path, flag: str) -> Path:

@@ -1,9 +1,9 @@
 """The training loop: one file from a recipe to trained weights.
 
-    join the world -> open the loaders -> model, optimiser -> [ epochs: steps, validation, checkpoint ] -> weights
+    join the world -> open the loaders -> model, step -> [ epochs: steps, validation, checkpoint ] -> weights
 
-Nothing in a step waits for the device, except where a log row is due. A checkpoint is taken only there too, so that
-the sums behind the log are empty and need no saving; a resumed run takes the very next batch.
+Nothing waits for the device, except where a log row is due. A checkpoint is taken only there too, so that the sums
+behind the log are empty and need no saving; a resumed run takes the very next batch.
 """
 
 from __future__ import annotations
@@ -13,17 +13,14 @@ import datetime
 import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from loaders import Batch, InputError
+from loaders import InputError
 from loaders.choosing import same_pixels
 from loaders.errors import one_line
-from loaders.philox import Purpose, bits
 from twistnet import environment, signals
 from twistnet.buffers import average_buffers, gather_buffers, set_buffers
 from twistnet.building import explained, make_model, open_split, resumed_job
@@ -31,14 +28,14 @@ from twistnet.curves import draw_curves
 from twistnet.distributed import World
 from twistnet.evaluate import Score, evaluate
 from twistnet.job import Job, Outcome
-from twistnet.loss import training_loss
 from twistnet.meter import Meter
-from twistnet.optimiser import make_optimiser
-from twistnet.precision import Precision
+from twistnet.precision import use_fast_kernels
+from twistnet.profiling import Profile
 from twistnet.progress import Progress
 from twistnet.recipe import Recipe
 from twistnet.run_folder import RunFolder, save_checkpoint
 from twistnet.schedule import lr_at
+from twistnet.step import TrainStep
 from twistnet.weights import LoadReport, save
 
 BAD_SHOWN = 5  # of the images that were replaced since the last row
@@ -90,12 +87,11 @@ class _Run:
             job = self.job = resumed_job(job, checkpoint)
         self.train_loader = open_split(job, job.train_split, recipe, world, train=True)
         self.val_loader = open_split(job, job.val_split, recipe, world, train=False)
-        self.precision = Precision.choose(world.device, recipe.amp)
+        use_fast_kernels(world.device)
         self.model = make_model(recipe, len(self.train_loader.classes), world)
         loaded = prepare(self.model) if checkpoint is None else None
         self.weights_from = dataclasses.asdict(loaded) if loaded else None
-        self.optimiser = make_optimiser(self.model, recipe)
-        self.scaler = self.precision.scaler()
+        self.train_step = TrainStep(self.model, recipe, world, compiling=job.compile)
         self.steps_per_epoch = len(self.train_loader)
         self.epoch = self.step_in_epoch = 0
         self.best_top1, self.best_epoch = -1.0, 0
@@ -104,7 +100,6 @@ class _Run:
         self.meter = Meter(world, self.train_loader)
         if checkpoint is not None:
             self._restore(checkpoint)
-        self.parallel = world.wrap(self.model)
         self.saved_at = time.monotonic()
         world.wait_for_all()  # before rank 0 writes into a folder that another rank may still be looking into
         if world.is_main:
@@ -128,6 +123,9 @@ class _Run:
             f"lr {self.recipe.peak_lr(self.world.world_size):g}, from step {self.step}; {self.folder.path}"
         )
         progress.say(f"Reading {self.job.data_dir}: {self.train_loader.choice}")
+        self.profile = Profile(
+            self.job.profile if self.world.is_main else 0, self.folder.path, self.world.device, progress.say
+        )
         if self.decoded_by and not same_pixels(self.decoded_by, self.train_loader.decoder, self.recipe.interpolation):
             progress.say(
                 f"[Warning] Decoded by {self.decoded_by} so far: {self.train_loader.decoder} may make other pixels of "
@@ -139,14 +137,15 @@ class _Run:
                     with explained(self.recipe):
                         score = self._run_epoch(progress)
             # A run that was finished already is scored once more, and its weights are written again.
-            score = score or evaluate(self.model, self.val_loader, self.world, self.precision)
+            score = score or self._score()
         finally:
+            self.profile.close()
             progress.close()
             self.train_loader.close()
             self.val_loader.close()
         weights = self.folder.path / self.job.weights_name
         if self.world.is_main:
-            save(self.model, weights)
+            save(self.train_step.scored, weights)
         return Outcome(
             best_top1=self.best_top1,
             best_epoch=self.best_epoch,
@@ -158,11 +157,16 @@ class _Run:
 
     def _run_epoch(self, progress: Progress) -> Score:
         progress.describe(f"epoch {self.epoch + 1}/{self.recipe.epochs}")
-        self.parallel.train()
+        self.train_step.parallel.train()
         self.meter.start()
-        for batch in self.train_loader.epoch(self.epoch, self.step_in_epoch):
-            self._train_step(batch)
+        size = self.recipe.size_at(self.epoch)
+        for batch in self.train_loader.epoch(self.epoch, self.step_in_epoch, size=size):
+            compiled = len(self.train_step.compile_s)
+            self.train_step(batch, self.step, self._lr(self.step), self.meter.count)
             self.step_in_epoch += 1
+            self.profile.step()
+            if len(self.train_step.compile_s) > compiled:
+                progress.say(f"Compiled for {size} px: the first step took {self.train_step.compile_s[size]:.0f} s.")
             progress.advance(self._images_before(self.step_in_epoch) - self._images_before(self.step_in_epoch - 1))
             last = self.step_in_epoch == self.steps_per_epoch
             if self.step_in_epoch % self.job.log_every == 0 and not last:
@@ -174,8 +178,7 @@ class _Run:
                 self._log_steps(progress)
                 self._checkpoint()
         self._log_steps(progress)
-        average_buffers(self.model, self.world)
-        score = evaluate(self.model, self.val_loader, self.world, self.precision)
+        score = self._score()
         self._refuse_divergence("validation loss", score.loss)
         self.epoch, self.step_in_epoch = self.epoch + 1, 0
         self._log_epoch(score, progress)
@@ -183,38 +186,16 @@ class _Run:
             self._stop_if_asked()
         return score
 
-    def _train_step(self, batch: Batch) -> None:
-        recipe = self.recipe
-        lr = self._lr(self.step)
-        for group in self.optimiser.param_groups:
-            group["lr"] = lr
-        # Stochastic depth draws from torch's generator: seeded by the step, it has no state to save either.
-        words = bits(recipe.seed, self.step, np.array([self.world.rank]), Purpose.MODEL, 2)[0]
-        torch.manual_seed(int(words[0]) << 32 | int(words[1]))
-        parts = [Batch(*tensors) for tensors in zip(*(t.chunk(recipe.accumulate) for t in batch), strict=True)]
-        for index, part in enumerate(parts):
-            with self._gradients_stay_here(index < len(parts) - 1):
-                with self.precision.autocast():
-                    logits = self.parallel(part.images)
-                    loss = training_loss(recipe.loss)(logits, part, recipe.label_smoothing)
-                torch.autograd.backward(self.scaler.scale(loss / len(parts)))
-            self.meter.count(logits.detach(), loss.detach(), part)
-        if recipe.clip_grad is not None:
-            self.scaler.unscale_(self.optimiser)
-            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_grad)
-        self.scaler.step(self.optimiser)
-        self.scaler.update()
-        self.optimiser.zero_grad(set_to_none=True)
-
-    def _gradients_stay_here(self, more_to_come: bool) -> AbstractContextManager[None]:
-        """Ranks exchange gradients with the last backward pass of a step only."""
-        if more_to_come and isinstance(self.parallel, nn.parallel.DistributedDataParallel):
-            return cast(AbstractContextManager[None], self.parallel.no_sync())
-        return nullcontext()
+    def _score(self) -> Score:
+        """On the validation split, with batch norm's statistics averaged over the ranks."""
+        average_buffers(self.train_step.models, self.world)
+        step = self.train_step
+        return evaluate(step.scored, self.val_loader, self.world, step.precision, flip_tta=self.recipe.flip_tta)
 
     def _lr(self, step: int) -> float:
         return lr_at(
             step,
+            schedule=self.recipe.schedule,
             steps_per_epoch=self.steps_per_epoch,
             epochs=self.recipe.epochs,
             warmup_epochs=self.recipe.warmup_epochs,
@@ -223,7 +204,7 @@ class _Run:
         )
 
     def _log_steps(self, progress: Progress) -> None:
-        measured = self.meter.read()
+        measured = self.meter.read() | {"grad_norm": self.train_step.mean_grad_norm()}
         self._refuse_divergence("loss", measured["loss"])
         if self.world.is_main:
             row = {"kind": "steps", "step": self.step, "epoch": self.epoch + 1, "lr": self._lr(self.step - 1)}
@@ -240,7 +221,7 @@ class _Run:
 
     def _log_epoch(self, score: Score, progress: Progress) -> None:
         measured, stages = self.meter.read_epoch()
-        buffers = gather_buffers(self.model, self.world)
+        buffers = gather_buffers(self.train_step.models, self.world)
         better = score.top1 > self.best_top1
         if better:
             self.best_top1, self.best_epoch = score.top1, self.epoch
@@ -263,7 +244,7 @@ class _Run:
         """Raises InputError for a value that is not finite, before anything of it reaches a file."""
         if math.isfinite(value):
             return
-        instead = "a lower --lr" + (" or without --amp" if self.recipe.amp else "")
+        instead = "a lower --lr" + (" or with --no_amp" if self.train_step.precision.dtype != torch.float32 else "")
         kept = f"; {self.folder.latest} is from before" if self.folder.latest.exists() else ""
         raise InputError(f"the {what} became {value} by step {self.step}: start a new run with {instead}{kept}.")
 
@@ -278,7 +259,7 @@ class _Run:
 
     def _checkpoint(self) -> None:
         """Saves inside an epoch, and stops where that was asked for."""
-        buffers = gather_buffers(self.model, self.world)
+        buffers = gather_buffers(self.train_step.models, self.world)
         if self.world.is_main:
             self._save_latest(buffers)
         self._stop_if_asked()
@@ -307,14 +288,12 @@ class _Run:
         return {
             "model": self.model.state_dict(),
             "buffers": buffers,
-            "optimiser": self.optimiser.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            **self.train_step.state(),
             "epoch": self.epoch,
             "step_in_epoch": self.step_in_epoch,
             "best_top1": self.best_top1,
             "best_epoch": self.best_epoch,
             "meter": self.meter.state(),
-            "dtype": str(self.precision.dtype),
             "weights_from": self.weights_from,
             "publish_to": str(self.job.publish_to) if self.job.publish_to else None,
             "recipe": self.recipe.to_dict(),
@@ -344,18 +323,12 @@ class _Run:
                     f"total batch, or start a new run."
                 )
         self.model.load_state_dict(checkpoint["model"])
+        if not self.train_step.restore(checkpoint) and self.world.is_main:
+            here = self.train_step.precision.dtype
+            print(f"[Warning] Trained in {checkpoint['dtype']} so far; this device goes on in {here}.")
         buffers = checkpoint["buffers"]
         same_ranks = len(buffers) == self.world.world_size
-        set_buffers(self.model, buffers[self.world.rank] if same_ranks else buffers.mean(dim=0))
-        kernels = [group.get("fused") for group in self.optimiser.param_groups]
-        self.optimiser.load_state_dict(checkpoint["optimiser"])
-        for group, fused in zip(self.optimiser.param_groups, kernels, strict=True):
-            if "fused" in group:
-                group["fused"] = fused  # this machine's, not that of the card that the checkpoint was taken on
-        if checkpoint["dtype"] == str(self.precision.dtype):
-            self.scaler.load_state_dict(checkpoint["scaler"])
-        elif self.world.is_main:
-            print(f"[Warning] Trained in {checkpoint['dtype']} so far; this device goes on in {self.precision.dtype}.")
+        set_buffers(self.train_step.models, buffers[self.world.rank] if same_ranks else buffers.mean(dim=0))
         self.epoch, self.step_in_epoch = checkpoint["epoch"], checkpoint["step_in_epoch"]
         if self.folder.best.exists():  # else the next epoch's is the best that there is
             self.best_top1, self.best_epoch = checkpoint["best_top1"], checkpoint["best_epoch"]
@@ -370,14 +343,17 @@ class _Run:
         env = environment.describe(self.world.device) | {
             "store": self.train_loader.store,
             "decoder": self.train_loader.decoder,
-            "dtype": str(self.precision.dtype),
+            "dtype": str(self.train_step.precision.dtype),
             "world_size": self.world.world_size,
             "weights_from": self.weights_from,
         }
         self.folder.write_json("env.json", env)
         # In the log as well, which keeps that of every start.
         now = datetime.datetime.now(datetime.timezone.utc).isoformat()
-        self.folder.append({"kind": "start", "step": self.step, "epoch": self.epoch + 1, "time": now, "env": env})
+        self.folder.append(
+            {"kind": "start", "step": self.step, "epoch": self.epoch + 1, "time": now, "env": env}
+            | {"recipe": self.recipe.to_dict()}
+        )
 
 
 def _counted(count: int, what: str) -> str:

@@ -68,9 +68,9 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> LoadReport:
 
     Args:
         model: a timm model, TwistNet or another, on any device.
-        path: `.safetensors`, or a file of torch: a state dict, or a training checkpoint with one under "model" or
-            "state_dict". The prefixes that DistributedDataParallel and torch.compile add are removed. TwistNets of
-            the authors' code load too.
+        path: `.safetensors`, or a file of torch: a state dict, or a training checkpoint with one under "ema",
+            "model" or "state_dict". The prefixes that DistributedDataParallel and torch.compile add are removed.
+            TwistNets of the authors' code load too.
 
     Raises:
         InputError: there is no such file, it cannot be read, or a tensor outside the classifier is missing, unknown
@@ -197,7 +197,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"{path} cannot be read as weights ({reason}): give a .safetensors file, or a .pt file of tensors and "
             f"plain values only, {WAY_OUT}."
         ) from error
-    for key in ("model", "state_dict"):
+    for key in ("ema", "model", "state_dict"):  # a run with a moving average is scored by that
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
             break

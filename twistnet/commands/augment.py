@@ -9,7 +9,7 @@ import torch
 
 import loaders
 from loaders import InputError
-from twistnet import recipe as recipes
+from twistnet import recipes
 from twistnet.augment_sheets import batch_sheet, most_colourful, operations_sheet
 
 _IMAGES = 16

@@ -20,7 +20,7 @@ from loaders.files import write_atomically
 from twistnet import distributed
 from twistnet.finetuning import finetune_fold
 from twistnet.job import Job
-from twistnet.recipe import named
+from twistnet.recipes import named
 from twistnet.train import train
 
 

@@ -12,7 +12,8 @@ from loaders.choosing import DecoderName, StoreName
 from twistnet import distributed
 from twistnet.finetuning import Result, finetune_fold
 from twistnet.job import Job
-from twistnet.starting import run_folder_of, start
+from twistnet.starting import run_folder_of, settings, start
+from twistnet.step import Compile
 
 
 def finetune(
@@ -35,11 +36,14 @@ def finetune(
     size: int | None = None,
     policy: str | None = None,
     interpolation: Literal["bilinear", "bicubic", "area"] | None = None,
+    set: tuple[str, ...] = (),
     store: StoreName = "auto",
     decoder: DecoderName = "auto",
     max_bad: float = 0.0,
     verify: bool = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    compile: Compile = "auto",
+    profile: int = 0,
     log_every: int = 50,
     checkpoint_minutes: float = 10.0,
 ) -> None:
@@ -48,7 +52,7 @@ def finetune(
     Args:
         data_dir: DTD's folder, with images/ and labels/, or a converted DTD's.
         dataset: whose layout and folds data_dir has.
-        recipe: dtd or demo_dtd; dtd unless given.
+        recipe: dtd, dtd_scratch or demo_dtd; dtd unless given.
         model: a model that timm knows; twistnet18 in the recipes.
         fold: which of the data set's splits, from 1; 1 unless given.
         seed: of initialisation, order and augmentation.
@@ -58,17 +62,20 @@ def finetune(
         run_dir: the run's folder; runs/finetune unless given.
         resume: checkpoint to go on from, with its own recipe.
         weights: auto looks in weights/, none starts from random weights, otherwise a file; auto unless given.
-        amp: mixed precision: bfloat16, or float16 where the card has no bfloat16.
+        amp: mixed precision: bfloat16, or float16 where the card has none; cards with bfloat16 use it unless --no_amp.
         workers: decoding threads a process; the usable cores unless given.
         warmup_epochs: epochs of linear warm-up.
         size: side of the images in pixels.
         policy: operations on colours and geometry, as randaugment-n2-m9 or none; the README lists them.
         interpolation: of the resize; area is FFCV's.
+        set: any other values of the recipe that twistnet show prints, as ema_decay=0.9999,drop_path=0.1.
         store: form of a converted set; auto takes the beton where it holds pixels and fits into memory, else shards.
         decoder: native, device and reference give the same pixels, ffcv FFCV's, dali DALI's; auto takes native.
         max_bad: largest share of the images that may be replaced where they cannot be decoded.
         verify: hold every image to its checksum whenever it is read.
         device: where to train; auto takes a CUDA card where there is one.
+        compile: on compiles the model, graphs also replays it by CUDA graphs; auto compiles on a card alone.
+        profile: steps to profile, into profile.txt and trace.json.gz of the run's folder.
         log_every: steps between log rows.
         checkpoint_minutes: least minutes between checkpoints inside an epoch.
     """
@@ -82,17 +89,19 @@ def finetune(
         recipe,
         "dtd",
         Ranks.from_env().world_size,
-        model=model,
-        seed=seed,
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        amp=amp,
-        warmup_epochs=warmup_epochs,
-        size=size,
-        eval_size=size,
-        policy=policy,
-        interpolation=interpolation,
+        **settings(
+            set,
+            model=model,
+            seed=seed,
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            amp=amp,
+            warmup_epochs=warmup_epochs,
+            size=size,
+            policy=policy,
+            interpolation=interpolation,
+        ),
     )
     if checkpoint is not None:
         trained_on = checkpoint["data"]["train_split"]
@@ -113,6 +122,8 @@ def finetune(
         decoder=decoder,
         max_bad=max_bad,
         verify=verify,
+        compile=compile,
+        profile=profile,
         log_every=log_every,
         checkpoint_minutes=checkpoint_minutes,
     )

@@ -15,7 +15,8 @@ from loaders.choosing import DecoderName, StoreName
 from loaders.files import existing_parent, write_atomically
 from twistnet import distributed
 from twistnet.job import Job, Outcome
-from twistnet.starting import run_folder_of, start
+from twistnet.starting import run_folder_of, settings, start
+from twistnet.step import Compile
 from twistnet.train import train
 from twistnet.weights import find
 
@@ -41,11 +42,14 @@ def pretrain(
     publish: bool | None = None,
     policy: str | None = None,
     interpolation: Literal["bilinear", "bicubic", "area"] | None = None,
+    set: tuple[str, ...] = (),
     store: StoreName = "auto",
     decoder: DecoderName = "auto",
     max_bad: float = 0.0,
     verify: bool = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    compile: Compile = "auto",
+    profile: int = 0,
     log_every: int = 50,
     checkpoint_minutes: float = 10.0,
 ) -> None:
@@ -55,14 +59,14 @@ def pretrain(
 
     Args:
         data_dir: folder with train/<class>/ and val/<class>/, or a converted set's.
-        recipe: guide, a1, a2, a3 or demo; guide unless given.
+        recipe: as twistnet show names them; guide unless given.
         model: a model that timm knows; twistnet18 in the recipes.
         epochs: passes over the training images.
         batch_size: images a process and backward pass.
         lr: peak learning rate at a total batch of 256.
         checkpoint_dir: the run's folder; checkpoints unless given.
         resume: checkpoint to go on from, with its own recipe.
-        amp: mixed precision: bfloat16, or float16 where the card has no bfloat16.
+        amp: mixed precision: bfloat16, or float16 where the card has none; cards with bfloat16 use it unless --no_amp.
         workers: decoding threads a process; the usable cores unless given.
         accumulate: backward passes a step.
         clip_grad: largest norm of the gradient.
@@ -73,11 +77,14 @@ def pretrain(
         publish: whether to copy them there; they are unless --no_publish is given.
         policy: operations on colours and geometry, as randaugment-n2-m9 or none; the README lists them.
         interpolation: of the resize; area is FFCV's.
+        set: any other values of the recipe that twistnet show prints, as ema_decay=0.9999,drop_path=0.1.
         store: form of a converted set; auto takes the beton where it holds pixels and fits into memory, else shards.
         decoder: native, device and reference give the same pixels, ffcv FFCV's, dali DALI's; auto takes native.
         max_bad: largest share of the images that may be replaced where they cannot be decoded.
         verify: hold every image to its checksum whenever it is read.
         device: where to train; auto takes a CUDA card where there is one.
+        compile: on compiles the model, graphs also replays it by CUDA graphs; auto compiles on a card alone.
+        profile: steps to profile, into profile.txt and trace.json.gz of the run's folder.
         log_every: steps between log rows.
         checkpoint_minutes: least minutes between checkpoints inside an epoch.
     """
@@ -87,19 +94,21 @@ def pretrain(
         recipe,
         "guide",
         Ranks.from_env().world_size,
-        model=model,
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        amp=amp,
-        accumulate=accumulate,
-        clip_grad=clip_grad,
-        warmup_epochs=warmup_epochs,
-        size=size,
-        eval_size=size,
-        policy=policy,
-        interpolation=interpolation,
-        seed=seed,
+        **settings(
+            set,
+            model=model,
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            amp=amp,
+            accumulate=accumulate,
+            clip_grad=clip_grad,
+            warmup_epochs=warmup_epochs,
+            size=size,
+            policy=policy,
+            interpolation=interpolation,
+            seed=seed,
+        ),
     )
     publish_to = _publish_to(weights_dir, publish, checkpoint)
     job = Job(
@@ -112,6 +121,8 @@ def pretrain(
         max_bad=max_bad,
         verify=verify,
         publish_to=publish_to,
+        compile=compile,
+        profile=profile,
         log_every=log_every,
         checkpoint_minutes=checkpoint_minutes,
     )
