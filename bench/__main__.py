@@ -11,6 +11,8 @@ COMMANDS = {
     "gpu": Command("bench.gpu:gpu", "Check and measure all that wants a CUDA card"),
     "conversion": Command("bench.conversion:conversion", "Measure conversion beside tarfile and FFCV"),
     "loaders": Command("bench.loaders:loaders", "Measure whole loaders, ours beside FFCV's, DALI's and torchvision's"),
+    "step": Command("bench.steps:step", "Measure training steps without data, and the twist block alone"),
+    "train": Command("bench.training:train", "Measure training end to end, and what bounds it"),
     "augment": Command("bench.augment:augment", "Measure what augmentation costs a core, beside torchvision and timm"),
     "bookkeeping": Command("bench.bookkeeping:bookkeeping", "Measure what exact order and draws cost a processor"),
     "stages": Command("bench.stages:stages", "Measure where a core's time goes in decoding"),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench import gpu_loading
 from bench.conversion import link
@@ -21,6 +21,7 @@ from bench.gpu_augmenting import augment_rates
 from bench.options import check_positive
 from bench.pixels import PixelStore
 from bench.rows import append_rates
+from bench.steps import SEPARATE, TimedStep, block_rates, step_rates
 from bench.timing import Rate, measure
 from convert.converting import Conversion, convert_split
 from convert.images import ImagePolicy
@@ -32,14 +33,14 @@ from loaders.choosing import make_decoder
 from loaders.cores import usable_cores
 from loaders.encodings import Encoded
 from loaders.reference import decoded
-from twistnet.loss import mixed_cross_entropy
-from twistnet.optimiser import make_optimiser
 from twistnet.precision import Precision
 from twistnet.recipe import Recipe
 from twistnet.recipes import named
+from twistnet.step import Compile
 
 CUDA = torch.device("cuda", 0)
 THREADS = (2, 8, 16)  # that load
+COMPILES: tuple[Compile, ...] = ("off", "on", "graphs")  # a model takes half a minute to compile
 
 
 def gpu(*, batch_size: int = 256, size: int = 224, rounds: int = 5, seconds: float = 3.0) -> None:
@@ -60,7 +61,8 @@ def gpu(*, batch_size: int = 256, size: int = 224, rounds: int = 5, seconds: flo
         check_model(CUDA)
         check_augment(CUDA, recipe.with_changes(batch_size=32))
         check_loader(CUDA, data, recipe.with_changes(batch_size=32))
-        check_step(CUDA, recipe.with_changes(batch_size=32))
+        for compiling in ("off", "graphs"):
+            check_step(CUDA, recipe.with_changes(batch_size=32), compiling)
         check_decoders(CUDA, data)
         print("All results on the card are right.")
         options = {"batch": batch_size, "size": size, "dtype": Precision.choose(CUDA, amp=True).dtype}
@@ -77,7 +79,15 @@ def measured(
     device: torch.device, folder: Path, data: Path, recipe: Recipe, rounds: int, seconds: float
 ) -> Iterator[tuple[str, dict[str, Any], dict[str, Rate]]]:
     """Names, further options and rates, one after another."""
-    yield "train step", {}, step_rates(device, recipe, rounds, seconds)
+    on_card = device.type == "cuda"
+    for batch_size, compiles in {recipe.batch_size: COMPILES, 4 * recipe.batch_size: COMPILES[1:2]}.items():
+        for compiling in compiles if on_card else COMPILES[:1]:
+            models = (SEPARATE, "twistnet18", "resnet18") if compiling == "off" else ("twistnet18", "resnet18")
+            combination = (batch_size,), recipe.size, ("bfloat16",), (compiling,)
+            for more, rates in step_rates(device, models, *combination, min(rounds, 3), seconds / 3):
+                yield "train step", more, rates
+    for more, rates in block_rates(device, (recipe.batch_size,), recipe.size, min(rounds, 3), seconds):
+        yield "block", more, rates
     dtype = Precision.choose(device, recipe.amp).dtype
     batches = recipe.batch_size, 4 * recipe.batch_size
     yield from augment_rates(device, dtype, batches, recipe.size, min(rounds, 3), seconds / 3)
@@ -180,22 +190,16 @@ def check_decoders(device: torch.device, data: Path) -> None:
     native.close()
 
 
-def check_step(device: torch.device, recipe: Recipe) -> None:
+def check_step(device: torch.device, recipe: Recipe, compiling: Compile = "off") -> None:
     """A few steps in mixed precision lower the loss of one batch."""
-    step, losses = training_step(device, recipe, "twistnet18", lr=0.02)
+    step = TimedStep(device, recipe, "twistnet18", compiling, lr=0.02)
     for _ in range(20):
         step()
-    first, last = float(losses[0]), float(losses[-1])
+    first, last = float(step.losses[0]), float(step.losses[-1])
     if not last < 0.9 * first:
         raise InputError(
             f"20 steps on one batch took the loss from {first:.3f} to {last:.3f} only: look into the step."
         )
-
-
-def step_rates(device: torch.device, recipe: Recipe, rounds: int, seconds: float) -> dict[str, Rate]:
-    """Training steps of TwistNet-18 beside timm's ResNet-18, on images that are there already."""
-    runs = {name: training_step(device, recipe, name, lr=0.01)[0] for name in ("twistnet18", "resnet18")}
-    return measure(runs, rounds=rounds, seconds=seconds, device=device)
 
 
 def loader_rates(device: torch.device, data: Path, recipe: Recipe, rounds: int, seconds: float) -> dict[str, Rate]:
@@ -217,40 +221,6 @@ def _epoch_of(loader: Loader) -> int:
     for batch in loader.epoch(0):
         del batch
     return loader.num_samples
-
-
-def training_step(device: torch.device, recipe: Recipe, name: str, lr: float) -> tuple[Callable[[], int], list[Tensor]]:
-    """A step on one random batch, and the list that it adds its losses to."""
-    torch.manual_seed(0)
-    model: nn.Module = timm.create_model(name, num_classes=1000)
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimiser, precision = make_optimiser(model, recipe), Precision.choose(device, recipe.amp)
-    for group in optimiser.param_groups:
-        group["lr"] = lr
-    scaler, losses = precision.scaler(), list[Tensor]()
-    count = recipe.batch_size
-    images = torch.randn(count, 3, recipe.size, recipe.size, device=device, dtype=precision.dtype)
-    labels, weight = torch.randint(1000, (count,), device=device), torch.ones(count, device=device)
-    batch = Batch(
-        images.contiguous(memory_format=torch.channels_last),
-        labels,
-        labels,
-        weight,
-        weight > 0,
-        torch.arange(count),
-    )
-
-    def step() -> int:
-        with precision.autocast():
-            loss = mixed_cross_entropy(model(batch.images), batch, recipe.label_smoothing)
-        torch.autograd.backward(scaler.scale(loss))
-        scaler.step(optimiser)
-        scaler.update()
-        optimiser.zero_grad(set_to_none=True)
-        losses.append(loss.detach())
-        return count
-
-    return step, losses
 
 
 def _expect_close(what: str, ours: Tensor, right: Tensor, tolerance: float) -> None:

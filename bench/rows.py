@@ -33,7 +33,7 @@ def append_rates(
         extra: further columns of each row, the same for all.
     """
     about = environment.describe(device)
-    reference = list(rates.values())[-1].median
+    reference = list(rates.values())[-1]
     path = RESULTS / f"{name}.csv"
     rows = [
         {
@@ -46,7 +46,7 @@ def append_rates(
             "low": round(rate.low, 1),
             "high": round(rate.high, 1),
             "n": rate.n,
-            "ratio": round(rate.median / reference, 3),
+            "ratio": round(rate.ratio_to(reference), 3),
             **(extra[what] if extra else {}),
             "options": " ".join(f"{key}={value}" for key, value in options.items()),
             "versions": " ".join(f"{key}={value}" for key, value in about["packages"].items()),

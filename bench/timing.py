@@ -19,12 +19,20 @@ class Rate:
         median: of the rounds.
         low: the slowest round.
         high: the fastest round.
+        each: every round, in order.
     """
 
     n: int
     median: float
     low: float
     high: float
+    each: tuple[float, ...] = ()
+
+    def ratio_to(self, other: Rate) -> float:
+        """This rate over the other's: the median over interleaved rounds, so that a drift meets both alike."""
+        if len(self.each) != len(other.each) or not self.each:
+            return self.median / other.median
+        return statistics.median(ours / theirs for ours, theirs in zip(self.each, other.each, strict=True))
 
 
 CALLS_AHEAD = 4
@@ -58,7 +66,7 @@ def measure(
                 elapsed = time.perf_counter() - start
             rates[name].append(images / elapsed)
     return {
-        name: Rate(n=rounds, median=statistics.median(found), low=min(found), high=max(found))
+        name: Rate(n=rounds, median=statistics.median(found), low=min(found), high=max(found), each=tuple(found))
         for name, found in rates.items()
     }
 

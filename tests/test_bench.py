@@ -19,8 +19,11 @@ from bench import limits as bench_limits
 from bench import loaders as bench_loaders
 from bench import rows
 from bench import stages as bench_stages
+from bench import steps as bench_steps
+from bench import training as bench_training
 from bench.__main__ import COMMANDS
 from bench.gpu_augmenting import augment_rates
+from bench.peers import separate_heads
 from bench.timing import Rate, measure
 from loaders import InputError, dali_graph, open_store
 from loaders.augment import Augment
@@ -28,8 +31,10 @@ from loaders.native.library import why_missing
 from twistnet import environment
 from twistnet.cli import run
 from twistnet.recipes import named
+from twistnet.stci import MultiHeadSTCI
 
 CPU = torch.device("cpu")
+ONE = torch.ones(())
 SMALL = named("guide").with_changes(batch_size=32, size=32)
 
 
@@ -94,18 +99,56 @@ def test_checks_find_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Augment, "__call__", lambda *args: right(*args) + next(calls))
     with pytest.raises(InputError, match=r"augmentation differ from the CPU's by 0\.1"):
         bench_gpu.check_augment(CPU, SMALL)
-    monkeypatch.setattr(bench_gpu, "training_step", lambda *_, **__: (lambda: 1, [torch.ones(())]))
+    monkeypatch.setattr(
+        bench_steps.TrainStep, "_step", lambda _, batch, __, ___, count: count(batch.images, ONE, batch)
+    )
     with pytest.raises(InputError, match="20 steps"):
         bench_gpu.check_step(CPU, SMALL)
 
 
 def test_rates_of_every_stage_can_be_measured(tree: Path) -> None:
-    for rates in (
-        bench_gpu.step_rates(CPU, SMALL, 1, 0.01),
-        bench_gpu.loader_rates(CPU, tree, SMALL, 1, 0.01),
-    ):
+    for rates in (bench_gpu.loader_rates(CPU, tree, SMALL, 1, 0.01),):
         assert len(rates) == 2
         assert all(rate.median > 0 for rate in rates.values())
+
+
+def test_steps_are_measured_with_and_without_data(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    fast = {"rounds": 1, "seconds": 0.01, "size": 32, "device": "cpu"}
+    models = (bench_steps.SEPARATE, "twistnet18", "test_resnet")
+    bench_steps.step(models=models, batch_sizes=(4,), precisions=("float32", "bfloat16"), **fast)
+    with (tmp_path / "step.csv").open() as file:
+        found = list(csv.DictReader(file))
+    assert [row["what"] for row in found[:3]] == [f"step: {name}" for name in models]
+    assert [row["ratio"] for row in found if row["what"] == "step: test_resnet"] == ["1.0", "1.0"]
+    assert sum("stage 4" in row["options"] for row in found) == 2
+    bench_training.train(data_dir=tree, model="test_resnet", batch_size=8, compile="off", **fast)
+    with (tmp_path / "train.csv").open() as file:
+        found = list(csv.DictReader(file))
+    assert [row["what"] for row in found] == ["end to end", "loader alone", "steps on one batch"]
+    rates = {row["what"]: float(row["images_per_s"]) for row in found}
+    slower = "loader" if rates["loader alone"] < rates["steps on one batch"] else "step"
+    assert {row["bound_by"] for row in found} == {slower}
+    assert f"bound by: {slower}" in capsys.readouterr().out
+
+
+def test_the_peer_head_by_head_computes_the_same() -> None:
+    torch.manual_seed(0)
+    ours, peer = MultiHeadSTCI(16), separate_heads.SeparateHeads(16)
+    ours.load_state_dict(peer.state_dict(), strict=False)  # whose names are the authors'
+    h = torch.randn(2, 16, 5, 5)
+    torch.testing.assert_close(ours(h), peer(h), rtol=1e-4, atol=1e-4)
+
+
+def test_a_ratio_is_that_of_rounds_side_by_side() -> None:
+    """A machine that becomes ten times as fast changes no ratio."""
+    ours, theirs = (
+        Rate(n=3, median=m, low=1, high=100, each=each) for m, each in ((20, (2, 20, 40)), (10, (1, 10, 10)))
+    )
+    assert ours.ratio_to(theirs) == 2
+    assert Rate(n=1, median=6, low=6, high=6).ratio_to(theirs) == 0.6
 
 
 def test_augmentation_is_measured_beside_other_packages(

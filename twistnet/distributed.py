@@ -100,7 +100,7 @@ def join(device: str) -> Iterator[World]:
         InputError: for a device that is not there.
     """
     ranks = Ranks.from_env()
-    chosen = _choose_device(device, ranks.local_rank)
+    chosen = choose_device(device, ranks.local_rank)
     world = World(rank=ranks.rank, world_size=ranks.world_size, device=chosen)
     if ranks.world_size == 1:
         yield world
@@ -139,7 +139,16 @@ def _another_rank_ended(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or "gloo/transport" in str(error) or "closed by peer" in str(error)
 
 
-def _choose_device(device: str, local_rank: int) -> torch.device:
+def choose_device(device: str, local_rank: int) -> torch.device:
+    """The device that a rank computes on.
+
+    Args:
+        device: "auto" (a CUDA card where there is one), "cpu" or "cuda".
+        local_rank: of the rank among those of its machine.
+
+    Raises:
+        InputError: for a device that is not there.
+    """
     if device not in ("auto", "cpu", "cuda"):
         raise InputError(f"device {device!r} is unknown: choose auto, cpu or cuda.")
     cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
