@@ -30,8 +30,8 @@ class Recorder:
     def __len__(self) -> int:
         return len(self._loader)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        for step, batch in enumerate(self._loader.epoch(epoch, start), start=start):
+    def epoch(self, epoch: int, start: int = 0, *, size: int | None = None) -> Iterator[Batch]:
+        for step, batch in enumerate(self._loader.epoch(epoch, start, size=size), start=start):
             samples = [
                 [
                     int(batch.ids[place]),

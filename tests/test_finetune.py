@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from training import FOLDS, call, finetune
+from training import call, finetune
 
 from twistnet.__main__ import main
 
 pytest_plugins = ("training",)
-
-
-@pytest.fixture(scope="module")
-def dtd(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("dtd")
-    shutil.copytree(tree / "train", root / "images")
-    (root / "labels").mkdir()
-    for split, indices in FOLDS.items():
-        lines = [f"{name}/{name}_{index}.JPEG" for name in ("astronaut", "cat", "coffee") for index in indices]
-        (root / "labels" / f"{split}.txt").write_text("\n".join(lines))
-    return root
 
 
 @pytest.mark.usefixtures("run")

@@ -63,7 +63,7 @@ class Run:
 
     def begin(self, **often: int) -> subprocess.Popen[str]:
         batch_size = f"--batch_size={TOTAL_BATCH // self.ranks}"
-        new = ["--recipe=guide", f"--epochs={EPOCHS}", "--size=32", batch_size, "--seed=3"]
+        new = ["--recipe=guide", f"--epochs={EPOCHS}", "--size=32", batch_size, "--seed=3", "--set=ema_decay=0.9"]
         return self.start(*new, f"--checkpoint_dir={self.folder}", **often)
 
     def finish(self, process: subprocess.Popen[str]) -> str:

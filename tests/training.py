@@ -5,6 +5,7 @@ A test module takes the fixture by `pytest_plugins = ("training",)`.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,18 @@ def pretrain(tree: Path, *flags: str) -> int:
 
 def finetune(dtd: Path, *flags: str) -> int:
     return call("finetune", f"--data_dir={dtd}", "--recipe=demo_dtd", *TINY, *flags)
+
+
+@pytest.fixture(scope="session")
+def dtd(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tree's images in DTD's layout, with two folds."""
+    root = tmp_path_factory.mktemp("dtd")
+    shutil.copytree(tree / "train", root / "images")
+    (root / "labels").mkdir()
+    for split, indices in FOLDS.items():
+        lines = [f"{name}/{name}_{index}.JPEG" for name in ("astronaut", "cat", "coffee") for index in indices]
+        (root / "labels" / f"{split}.txt").write_text("\n".join(lines))
+    return root
 
 
 @pytest.fixture

@@ -162,10 +162,10 @@ class Recipe:
         if self.start_size is None:
             return self.size
         start, end = round(self.ramp_start * self.epochs), round(self.ramp_end * self.epochs)
-        if epoch <= start and start < end:
-            return self.start_size
         if epoch >= end:
             return self.size
+        if epoch <= start:
+            return self.start_size
         grown = self.start_size + (self.size - self.start_size) * (epoch - start) / (end - start)
         return round(grown / _SIZE_STEP) * _SIZE_STEP
 
