@@ -13,6 +13,7 @@ COMMANDS = {
     "loaders": Command("bench.loaders:loaders", "Measure whole loaders, ours beside FFCV's, DALI's and torchvision's"),
     "step": Command("bench.steps:step", "Measure training steps without data, and the twist block alone"),
     "train": Command("bench.training:train", "Measure training end to end, and what bounds it"),
+    "learning": Command("bench.learning:learning", "Train models on photographs over several seeds"),
     "augment": Command("bench.augment:augment", "Measure what augmentation costs a core, beside torchvision and timm"),
     "bookkeeping": Command("bench.bookkeeping:bookkeeping", "Measure what exact order and draws cost a processor"),
     "stages": Command("bench.stages:stages", "Measure where a core's time goes in decoding"),

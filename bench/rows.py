@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,6 @@ def append_rates(
     """
     about = environment.describe(device)
     reference = list(rates.values())[-1]
-    path = RESULTS / f"{name}.csv"
     rows = [
         {
             "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
@@ -53,6 +52,12 @@ def append_rates(
         }
         for what, rate in rates.items()
     ]
+    return append_rows(name, rows)
+
+
+def append_rows(name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Adds rows of the same columns to bench/results/<name>.csv, and returns that file."""
+    path = RESULTS / f"{name}.csv"
     path.parent.mkdir(exist_ok=True)
     is_new = not path.exists()
     with path.open("a", newline="") as file:

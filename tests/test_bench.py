@@ -9,12 +9,15 @@ import time
 from pathlib import Path
 
 import pytest
+import skimage.data
 import torch
+from PIL import Image
 
 from bench import augment as bench_augment
 from bench import conversion as bench_conversion
 from bench import gpu as bench_gpu
 from bench import index as bench_index
+from bench import learning as bench_learning
 from bench import limits as bench_limits
 from bench import loaders as bench_loaders
 from bench import rows
@@ -23,6 +26,7 @@ from bench import steps as bench_steps
 from bench import training as bench_training
 from bench.__main__ import COMMANDS
 from bench.gpu_augmenting import augment_rates
+from bench.learning_set import make_learning_set, photographs_in
 from bench.peers import separate_heads
 from bench.timing import Rate, measure
 from loaders import InputError, dali_graph, open_store
@@ -140,6 +144,34 @@ def test_the_peer_head_by_head_computes_the_same() -> None:
     ours.load_state_dict(peer.state_dict(), strict=False)  # whose names are the authors'
     h = torch.randn(2, 16, 5, 5)
     torch.testing.assert_close(ours(h), peer(h), rtol=1e-4, atol=1e-4)
+
+
+def test_models_learn_from_photographs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two classes, of which no validation pixel is in training: a photograph's left and right parts differ here."""
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    for name, photograph in (("cat", skimage.data.chelsea()), ("coffee", skimage.data.coffee())):
+        (tmp_path / "from").mkdir(exist_ok=True)
+        Image.fromarray(photograph).resize((1500, 1000)).save(tmp_path / "from" / f"{name}.jpg")
+    Image.new("RGB", (300, 300)).save(tmp_path / "from" / "small.jpg")
+    tree = make_learning_set(photographs_in(tmp_path / "from"), tmp_path / "set", train=3, val=2)
+    again = make_learning_set(photographs_in(tmp_path / "from"), tmp_path / "again", train=3, val=2)
+    files = sorted(path.relative_to(tree) for path in tree.rglob("*.JPEG"))
+    assert len(files) == 10
+    assert all((tree / file).read_bytes() == (again / file).read_bytes() for file in files)
+    bench_learning.learning(
+        photographs=tmp_path / "from", models=("test_resnet",), seeds=(0, 1), epochs=2, size=32, per_class=20
+    )
+    with (tmp_path / "learning.csv").open() as file:
+        found = list(csv.DictReader(file))
+    assert [(row["model"], row["seed"], row["val_samples"]) for row in found] == [
+        ("test_resnet", "0", "8"),
+        ("test_resnet", "1", "8"),
+    ]
+    assert "2 classes, 40 images, 2 epochs at 32 px" in capsys.readouterr().out
+    with pytest.raises(InputError, match="holds 0 photographs of 900 pixels"):
+        photographs_in(tmp_path / "set")
 
 
 def test_a_ratio_is_that_of_rounds_side_by_side() -> None:
