@@ -22,7 +22,7 @@ from twistnet.recipes import named
 from twistnet.stci import MultiHeadSTCI
 from twistnet.step import Compile, TrainStep
 
-SEPARATE = "twistnet18, head by head"  # as the paper's code computes it
+SEPARATE = "twistnet18_head_by_head"  # as the paper's code computes it
 BLOCKS = {"stage 3": (256, 16), "stage 4": (512, 32)}  # channels, and pixels of the image to one of theirs
 
 
@@ -40,7 +40,7 @@ def step(
     """Measures steps of several models against each other, then the twist block by itself, and adds rows to step.csv.
 
     Args:
-        models: names that timm knows, and "twistnet18, head by head"; ratios are to the last.
+        models: names that timm knows, and twistnet18_head_by_head; ratios are to the last.
         batch_sizes: images of a step, each measured by itself.
         size: side of the images in pixels.
         precisions: of the steps.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from conftest import free_port
+from timm.utils.model import freeze_batch_norm_2d
 from torch.multiprocessing import spawn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from twistnet import distributed
+import twistnet.train
+from twistnet import building, distributed
 from twistnet.buffers import average_buffers
 from twistnet.job import Job
 from twistnet.recipe import Recipe
@@ -34,6 +38,9 @@ def weights_after(rank: int, world_size: int, port: int, tree: Path, out: Path, 
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), **address)
         torch.set_num_threads(1)
+    if "FROZEN_STATISTICS" in os.environ:
+        make = building.make_model
+        twistnet.train.make_model = lambda *given: freeze_batch_norm_2d(make(*given))
     with distributed.join("cpu") as world:
         train(Job(data_dir=tree, run_dir=out, weights_name="final.pt", workers=1), recipe, world)
 
@@ -56,8 +63,6 @@ def moved(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float
 
 @pytest.fixture(scope="module")
 def start() -> dict[str, torch.Tensor]:
-    import timm
-
     torch.manual_seed(RECIPE.seed)
     return dict(timm.create_model("test_vit", num_classes=3, img_size=32).state_dict())
 
@@ -76,6 +81,40 @@ def test_passes_and_ranks_do_not_change_the_step(
 ) -> None:
     parts = trained(tree, tmp_path / "run", **split)
     assert moved(parts, whole) < 1e-4 * moved(start, whole)
+
+
+def test_compressed_gradients_are_near(
+    tree: Path, tmp_path: Path, whole: dict[str, torch.Tensor], start: dict[str, torch.Tensor]
+) -> None:
+    """Exchanged in bfloat16: other weights, by no more than its rounding."""
+    parts = trained(tree, tmp_path / "run", ranks=2, compress_gradients=True)
+    assert 1e-5 * moved(start, whole) < moved(parts, whole) < 0.02 * moved(start, whole)
+
+
+@pytest.fixture
+def frozen_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batch norms that normalise by their running statistics, in this process and in those that are spawned."""
+    monkeypatch.setenv("FROZEN_STATISTICS", "1")
+
+
+@pytest.mark.usefixtures("frozen_statistics")
+def test_twistnet_on_two_ranks_is_twistnet_on_one(tree: Path, tmp_path: Path) -> None:
+    """With frozen statistics, which alone tie a batch's samples together: same rates, data and losses.
+
+    At 32 pixels the last stage is a single pixel, whose group norm multiplies rounding by a hundred.
+    """
+    changes = {"model": "twistnet18", "lr": 0.1, "size": 64, "eval_size": 64}
+    one, two = (trained(tree, tmp_path / str(ranks), ranks=ranks, **changes) for ranks in (1, 2))
+    torch.manual_seed(RECIPE.seed)
+    begun = {name: t for name, t in timm.create_model("twistnet18", num_classes=3).state_dict().items() if name in one}
+    assert moved(one, two) < 1e-4 * moved(one, begun)
+    rows = [[json.loads(line) for line in (tmp_path / ranks / "log.jsonl").read_text().splitlines()] for ranks in "12"]
+    steps = [[row for row in each if row["kind"] == "steps"] for each in rows]
+    assert len(steps[0]) == len(steps[1]) > 0
+    for ours, theirs in zip(*steps, strict=True):
+        assert ours["lr"] == theirs["lr"]
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-3)
 
 
 def test_clipping_bounds_every_step(tree: Path, tmp_path: Path, start: dict[str, torch.Tensor]) -> None:

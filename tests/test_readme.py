@@ -70,7 +70,8 @@ def test_the_rows_of_the_others_name_their_flags_and_defaults(name: str) -> None
     for flag, default in shown.items():
         expected = parameters[flag].default
         plain = parameters[flag].required or expected is None or expected is False or expected == ()
-        assert default == ("" if plain else str(expected))
+        as_given = ",".join(map(str, expected)) if isinstance(expected, tuple) else str(expected)
+        assert default == ("" if plain else as_given)
 
 
 def command_lines() -> list[str]:
