@@ -42,7 +42,7 @@ def weights_after(rank: int, world_size: int, port: int, tree: Path, out: Path, 
         make = building.make_model
         twistnet.train.make_model = lambda *given: freeze_batch_norm_2d(make(*given))
     with distributed.join("cpu") as world:
-        train(Job(data_dir=tree, run_dir=out, weights_name="final.pt", workers=1), recipe, world)
+        train(Job(data_dir=tree, run_dir=out, weights_name="final.pt", workers=1, log_every=1), recipe, world)
 
 
 def trained(tree: Path, out: Path, ranks: int = 1, **changes: Any) -> dict[str, torch.Tensor]:
@@ -101,16 +101,17 @@ def frozen_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_twistnet_on_two_ranks_is_twistnet_on_one(tree: Path, tmp_path: Path) -> None:
     """With frozen statistics, which alone tie a batch's samples together: same rates, data and losses.
 
-    At 32 pixels the last stage is a single pixel, whose group norm multiplies rounding by a hundred.
+    At 32 pixels the last stage is a single pixel, whose group norm multiplies rounding by a hundred, and at a higher
+    rate nothing tames a network without its norms: any two runs part.
     """
-    changes = {"model": "twistnet18", "lr": 0.1, "size": 64, "eval_size": 64}
+    changes = {"model": "twistnet18", "lr": 0.003, "size": 64, "eval_size": 64}
     one, two = (trained(tree, tmp_path / str(ranks), ranks=ranks, **changes) for ranks in (1, 2))
     torch.manual_seed(RECIPE.seed)
     begun = {name: t for name, t in timm.create_model("twistnet18", num_classes=3).state_dict().items() if name in one}
-    assert moved(one, two) < 1e-4 * moved(one, begun)
+    assert moved(one, two) < 1e-3 * moved(one, begun)
     rows = [[json.loads(line) for line in (tmp_path / ranks / "log.jsonl").read_text().splitlines()] for ranks in "12"]
     steps = [[row for row in each if row["kind"] == "steps"] for each in rows]
-    assert len(steps[0]) == len(steps[1]) > 0
+    assert len(steps[0]) == len(steps[1]) == 8
     for ours, theirs in zip(*steps, strict=True):
         assert ours["lr"] == theirs["lr"]
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
