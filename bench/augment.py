@@ -1,8 +1,7 @@
-"""What augmentation costs one core of a processor, beside torchvision and timm."""
+"""What augmentation costs the cores of a processor, beside torchvision and timm."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -13,27 +12,32 @@ from torch import Tensor
 from bench.options import check_positive
 from bench.peers import augmenting
 from bench.rows import append_rates
-from bench.timing import measure
+from bench.timing import Rate, measure
 from loaders.augment import Augment, ColorJitter, Mix, Policy, RandAugment, TimmRandAugment
+from loaders.augment.finishing import finish_of
 from loaders.augment.running import plainly
+from loaders.draws import flips
 
 CPU = torch.device("cpu")
+DRAWN = 1024  # samples
 
 
-def augment(*, rounds: int = 5, seconds: float = 2.0, images: int = 128, size: int = 224) -> None:
-    """Measures RandAugment and what follows it on one core, and adds rows to bench/results/augment.csv.
+def augment(*, rounds: int = 5, seconds: float = 2.0, images: int = 128, size: int = 224, threads: int = 1) -> None:
+    """Measures RandAugment and what follows it on the CPU, and adds rows to bench/results/augment.csv.
 
     Args:
         rounds: interleaved rounds.
         seconds: of each thing in one round.
         images: of a batch.
         size: side of the images in pixels.
+        threads: of torch, which the compiled library takes too; Pillow, and draws on the host, have one.
     """
-    check_positive(rounds=rounds, seconds=seconds, images=images, size=size)
+    check_positive(rounds=rounds, seconds=seconds, images=images, size=size, threads=threads)
     Mix().check_batch_size(images)
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     pixels = photographs(images, size)
     planes = pixels.permute(0, 3, 1, 2).contiguous()
+    options = {"images": images, "size": size, "threads": threads}
     runs: dict[str, Callable[[], int]] = {
         "ours": module_run(RandAugment(num_ops=2, magnitude=9), planes),
         "ours, plain torch": plain_run(RandAugment(num_ops=2, magnitude=9), pixels),
@@ -41,34 +45,43 @@ def augment(*, rounds: int = 5, seconds: float = 2.0, images: int = 128, size: i
         "timm, each image": augmenting.timm_each(planes),
         "torchvision v2, each image": augmenting.torchvision_each(planes),
     }
-    append_and_print("RandAugment", runs, rounds, seconds, {"images": images, "size": size})
+    append_and_print("RandAugment", runs, rounds, seconds, options)
     jitter = ColorJitter(brightness=augmenting.JITTER, contrast=augmenting.JITTER, saturation=augmenting.JITTER)
     runs = {
         "ours": whole_run(Augment(policy=jitter), pixels),
         "torchvision v2, each image": augmenting.torchvision_jitter(planes),
     }
-    append_and_print("jitter and normalise", runs, rounds, seconds, {"images": images, "size": size})
+    append_and_print("jitter and normalise", runs, rounds, seconds, options)
+    guide = Augment(policy=RandAugment(), mix=Mix())
     runs = {
-        "the guide's": whole_run(Augment(policy=RandAugment(), mix=Mix()), pixels),
+        "the guide's": whole_run(guide, pixels),
         "normalise only": whole_run(Augment(), pixels),
     }
-    append_and_print("all of it", runs, rounds, seconds, {"images": images, "size": size})
-    print(f"Draws and table of 1,024 samples: {table_seconds() * 1e3:.2f} ms.")
+    append_and_print("all of it", runs, rounds, seconds, options)
+    runs = {
+        "the guide's": table_run(guide, size),
+        "operations only": table_run(Augment(policy=RandAugment()), size),
+    }
+    options = {"images": DRAWN, "size": size, "threads": threads}
+    rates = append_and_print("draws and tables", runs, rounds, seconds, options)
+    for name, rate in rates.items():
+        print(f"Draws and tables of {DRAWN:,} samples, {name}: {DRAWN / rate.median * 1e3:.2f} ms.")
 
 
 def append_and_print(
     what: str, runs: dict[str, Callable[[], int]], rounds: int, seconds: float, options: dict[str, int]
-) -> None:
+) -> dict[str, Rate]:
     """Measures things beside the last one of them."""
     rates = measure(runs, rounds=rounds, seconds=seconds, device=CPU)
     last = list(rates.values())[-1].median
     path = append_rates("augment", {f"{what}: {name}": rate for name, rate in rates.items()}, options, CPU)
     for name, rate in rates.items():
         print(
-            f"{what}: {name}: {rate.median:,.0f} img/s a core ({rate.low:,.0f} to {rate.high:,.0f}, n={rate.n}), "
-            f"{rate.median / last:.2f}x"
+            f"{what}: {name}: {rate.median:,.0f} img/s ({rate.low:,.0f} to {rate.high:,.0f}, n={rate.n}, "
+            f"threads={options['threads']}), {rate.median / last:.2f}x"
         )
     print(f"Rows added to {path}: commit them.")
+    return rates
 
 
 def photographs(count: int, size: int) -> Tensor:
@@ -105,11 +118,20 @@ def whole_run(augment: Augment, pixels: Tensor) -> Callable[[], int]:
     return lambda: len(augment(pixels, augment.draw(0, next(steps), ids, pixels.shape[1])))
 
 
-def table_seconds(samples: int = 1024, calls: int = 100) -> float:
-    """Seconds of the guide's draws of operations and their table on the host."""
-    policy, ids = RandAugment(), np.arange(samples)
-    policy.table(policy.draw(0, 0, ids), 224, 224)
-    start = time.perf_counter()
-    for epoch in range(calls):
-        policy.table(policy.draw(0, epoch, ids), 224, 224)
-    return (time.perf_counter() - start) / calls
+def table_run(augment: Augment, size: int) -> Callable[[], int]:
+    """What the host does for a batch of `DRAWN` samples whose pixels are augmented elsewhere: every call another epoch.
+
+    Draws of flips, operations and mixing, and the tables that compiled code and kernels read.
+    """
+    ids, epochs, policy = np.arange(DRAWN), iter(range(2**32)), augment.policy
+
+    def run() -> int:
+        epoch = next(epochs)
+        flips(0, epoch, ids, 0.5)
+        draws = augment.draw(0, epoch, ids, size)
+        if policy is not None and draws.ops is not None:
+            policy.table(draws.ops, size, size)
+        finish_of(DRAWN, draws.erase, draws.mix)
+        return DRAWN
+
+    return run

@@ -20,7 +20,7 @@ Run = Callable[[], int]
 def augment_rates(
     device: torch.device, dtype: torch.dtype, batch_sizes: tuple[int, ...], size: int, rounds: int, seconds: float
 ) -> Iterator[tuple[str, dict[str, Any], dict[str, Rate]]]:
-    """Names, further options and rates: the whole of each policy for every batch size, then the peers for the first.
+    """Names, further options and rates, for every batch size: the whole of each policy, then ours beside the peers.
 
     Args:
         device: the card.
@@ -30,7 +30,9 @@ def augment_rates(
         rounds: interleaved rounds.
         seconds: of each thing in one round.
     """
+    has_kornia, has_triton_augment = map(augmenting.is_installed, ("kornia", "triton_augment"))
     for count in batch_sizes:
+        more = {"batch": count}
         pixels = torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8, device=device)
         runs = {
             "guide": whole(Augment(policy=RandAugment(), mix=Mix(), dtype=dtype), pixels),
@@ -40,28 +42,26 @@ def augment_rates(
             "normalise only": whole(Augment(dtype=dtype), pixels),
             "copy of as many bytes": copied(pixels, dtype),
         }
-        yield "augment", {"batch": count}, measure(runs, rounds=rounds, seconds=seconds, device=device)
-    pixels = pixels[: batch_sizes[0]]
-    planes = pixels.permute(0, 3, 1, 2).contiguous()
-    runs = {"ours": module(RandAugment(num_ops=2, magnitude=9), planes)}
-    if augmenting.is_installed("kornia"):
-        runs["kornia"] = augmenting.kornia_batch(planes)
-    runs |= {
-        "torchvision v2, one draw a batch": augmenting.torchvision_batch(planes),
-        "torchvision v2, each image": augmenting.torchvision_each(planes),
-    }
-    more = {"batch": len(pixels)}
-    yield "RandAugment", more, measure(runs, rounds=rounds, seconds=seconds, device=device)
-    jitter = ColorJitter(brightness=augmenting.JITTER, contrast=augmenting.JITTER, saturation=augmenting.JITTER)
-    runs = {"ours": whole(Augment(policy=jitter), pixels)}
-    if augmenting.is_installed("triton_augment"):
-        runs["triton-augment"] = augmenting.triton_augment_jitter(planes)
-    runs["torchvision v2, each image"] = augmenting.torchvision_jitter(planes)
-    yield "jitter and normalise", more, measure(runs, rounds=rounds, seconds=seconds, device=device)
+        yield "augment", more, measure(runs, rounds=rounds, seconds=seconds, device=device)
+        planes = pixels.permute(0, 3, 1, 2).contiguous()
+        runs = {"ours": module(RandAugment(num_ops=2, magnitude=9), planes)}
+        if has_kornia:
+            runs["kornia"] = augmenting.kornia_batch(planes)
+        runs |= {
+            "torchvision v2, one draw a batch": augmenting.torchvision_batch(planes),
+            "torchvision v2, each image": augmenting.torchvision_each(planes),
+        }
+        yield "RandAugment", more, measure(runs, rounds=rounds, seconds=seconds, device=device)
+        jitter = ColorJitter(brightness=augmenting.JITTER, contrast=augmenting.JITTER, saturation=augmenting.JITTER)
+        runs = {"ours": whole(Augment(policy=jitter), pixels)}
+        if has_triton_augment:
+            runs["triton-augment"] = augmenting.triton_augment_jitter(planes)
+        runs["torchvision v2, each image"] = augmenting.torchvision_jitter(planes)
+        yield "jitter and normalise", more, measure(runs, rounds=rounds, seconds=seconds, device=device)
 
 
 def whole(augment: Augment, pixels: Tensor) -> Run:
-    """All that an `Augment` does, but for the draws, which a loader makes ahead; every call with others."""
+    """All that an `Augment` does, but for the draws, which a loader makes ahead: eight of them, one after another."""
     ids, size = np.arange(len(pixels)), pixels.shape[1]
     draws = itertools.cycle([augment.draw(0, epoch, ids, size) for epoch in range(8)])
     return lambda: len(augment(pixels, next(draws)))

@@ -83,18 +83,46 @@ def table_with(operation: Operation, magnitude: float, images: Tensor) -> Table:
     return Table(kinds, parameters[:, None], (0, 0, 0), frozenset({operation.kind}))
 
 
-def compare(
-    name: str, images: Tensor, magnitude: float, run: Callable[[Tensor, Table], Tensor], share: float = 1e-4
-) -> None:
-    """At most that share of the values may be a level away in a blend; a ramp has the same value many times over."""
-    before = images.clone()
-    ours = run(images, table_with(SPACE[name], magnitude, images))
-    theirs = REFERENCE[name](images.permute(0, 3, 1, 2).contiguous(), magnitude).permute(0, 2, 3, 1)
-    assert ours.dtype == torch.uint8
-    assert ours.shape == images.shape
-    difference = (ours.int() - theirs.int()).abs()
-    assert difference.max() <= (1 if name in BLENDS else 0), f"{name} at {magnitude}"
-    assert difference.count_nonzero() <= max(3, ours.numel() * share), f"{name} at {magnitude}"
+def sheared_halfway(name: str, images: Tensor, slope: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Which pixels of a shear have their source halfway between two pixels, and those two, black outside.
+
+    Which of the two torchvision takes is the last bit of a matrix product: processors with a fused multiply-add in
+    theirs take one, the others the other.
+    """
+    if name == "ShearY":
+        halfway, *both = sheared_halfway("ShearX", images.transpose(1, 2), slope)
+        return halfway.T, *(each.transpose(1, 2) for each in both)
+    _, height, width, _ = images.shape
+    columns = torch.arange(width) + slope * (torch.arange(height, dtype=torch.float64)[:, None] + 0.5)
+    left, rows = columns.floor().long(), torch.arange(height)[:, None]
+    both = []
+    for source in (left, left + 1):
+        inside = ((source >= 0) & (source < width)).unsqueeze(-1)
+        both.append(torch.where(inside, images[:, rows, source.clamp(0, width - 1)], 0))
+    return (columns - left - 0.5).abs() < 1e-4, *both
+
+
+def compare(name: str, images: Tensor, run: Callable[[Tensor, Table], Tensor]) -> None:
+    """An operation at all its magnitudes.
+
+    In a blend a few values may be a level away: one of ten thousand over all magnitudes, because at one of them it may
+    be a value that a ramp has in a whole column.
+    """
+    before, differing, total = images.clone(), 0, 0
+    for magnitude in settings(name, *images.shape[1:3]):
+        ours = run(images, table_with(SPACE[name], magnitude, images))
+        theirs = REFERENCE[name](images.permute(0, 3, 1, 2).contiguous(), magnitude).permute(0, 2, 3, 1)
+        assert ours.dtype == torch.uint8
+        assert ours.shape == images.shape
+        if name.startswith("Shear"):
+            halfway, one, other = sheared_halfway(name, images, magnitude)
+            either = (ours == one).all(dim=-1) | (ours == other).all(dim=-1)
+            assert either[:, halfway].all(), f"{name} at {magnitude}"
+            theirs = torch.where(halfway.unsqueeze(-1), ours, theirs)
+        difference = (ours.int() - theirs.int()).abs()
+        assert difference.max() <= (1 if name in BLENDS else 0), f"{name} at {magnitude}"
+        differing, total = differing + int(difference.count_nonzero()), total + ours.numel()
+    assert differing <= max(8, total * 1e-4), name
     assert torch.equal(images, before), "the images given were changed"
 
 
@@ -132,9 +160,8 @@ def test_magnitudes_are_torchvisions(
 def test_every_bin_and_sign_gives_torchvisions_pixels(
     name: str, height: int, width: int, run: Callable[[Tensor, Table], Tensor]
 ) -> None:
-    for magnitude in settings(name, height, width):
-        compare(name, photographs(height, width), magnitude, run)
-        compare(name, artificial(height, width), magnitude, run, share=0.005)
+    compare(name, photographs(height, width), run)
+    compare(name, artificial(height, width), run)
 
 
 @pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
@@ -146,8 +173,7 @@ def test_geometry_picks_torchvisions_pixel_everywhere(
     # Photographs have equal neighbours that would hide a wrong pixel: here every pixel but the fill is unique.
     place = torch.arange(1, height * width + 1).view(height, width)
     image = torch.stack((place & 255, place >> 8 & 255, place >> 16), dim=-1).to(torch.uint8)
-    for magnitude in settings(name, height, width):
-        compare(name, image[None], magnitude, run)
+    compare(name, image[None], run)
 
 
 @pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
@@ -155,8 +181,7 @@ def test_geometry_picks_torchvisions_pixel_everywhere(
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 2), (3, 3), (2, 40), (40, 2), (17, 16)])
 def test_tiny_images(name: str, height: int, width: int, run: Callable[[Tensor, Table], Tensor]) -> None:
     images = torch.randint(0, 256, (5, height, width, 3), dtype=torch.uint8, generator=torch.manual_seed(0))
-    for magnitude in settings(name, height, width):
-        compare(name, images, magnitude, run)
+    compare(name, images, run)
 
 
 @pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
@@ -173,5 +198,4 @@ def test_images_of_few_levels(name: str, run: Callable[[Tensor, Table], Tensor])
     for image, dark in zip(steps, (254, 255, 256, 1023), strict=True):
         image.view(-1, 3)[dark:] = 200
     images = torch.cat((constant, two_levels, two_levels * 255, narrow, one_bright, steps))
-    for magnitude in settings(name, 32, 32):
-        compare(name, images, magnitude, run)
+    compare(name, images, run)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import skimage.data
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from convert.photographs import make_demo_sets
-from loaders.augment import RandAugment, TimmRandAugment
-from twistnet.augment_sheets import most_colourful, operations_sheet
+from loaders import Batch
+from loaders.augment import Augment, AugmentDraws, Mix, RandAugment, TimmRandAugment
+from loaders.draws import MIXUP, NO_MIX, MixDraws
+from twistnet.augment_sheets import batch_sheet, most_colourful, operations_sheet
 from twistnet.cli import run
 
 SIDE, MARGIN, LINE = 64, 4, 12
@@ -36,6 +40,56 @@ def test_each_row_is_an_operation_at_growing_magnitudes(tmp_path: Path) -> None:
         np.testing.assert_array_equal(cell(sheet, 5, 1 + column), expected)
     np.testing.assert_array_equal(cell(sheet, 13, 1), F.equalize(planes).permute(1, 2, 0).numpy())
     assert (cell(sheet, 13, 2) == 255).all(), "an operation without a magnitude is shown once"
+
+
+def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, str]]:
+    """What is written into a sheet from here on: row and column of its cell, and the line."""
+    found = []
+    write = ImageDraw.ImageDraw.text
+
+    def record(self: ImageDraw.ImageDraw, place: tuple[float, float], text: str, *more: Any, **options: Any) -> None:
+        column, row = int(place[0]) // (SIDE + MARGIN), int(place[1]) // (SIDE + LINE + 2 * MARGIN)
+        found.append((row, column, text))
+        write(self, place, text, *more, **options)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", record)
+    return found
+
+
+def test_captions_of_operations_are_torchvisions_magnitudes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = written(monkeypatch)
+    operations_sheet(RandAugment(), torch.zeros(SIDE, SIDE, 3, dtype=torch.uint8), tmp_path / "sheet.png")
+    for row, (name, (table, signed)) in enumerate(v2.RandAugment._AUGMENTATION_SPACE.items()):
+        operation, *captions = [text for at, _, text in found if at == row]
+        assert operation == name
+        magnitudes = table(31, SIDE, SIDE)
+        if magnitudes is None:
+            assert captions == [""]
+            continue
+        bins = (-30, -15, 0, 15, 30) if signed else np.linspace(0, 30, 5).astype(int)
+        expected = [float(np.sign(bin_) if signed else 1) * float(magnitudes[abs(bin_)]) for bin_ in bins]
+        assert [float(caption) for caption in captions] == pytest.approx(expected, rel=0.01), name
+
+
+def test_a_batch_is_shown_as_it_was_with_its_labels_and_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photograph = skimage.data.astronaut()[100 : 100 + SIDE, 180 : 180 + SIDE]
+    images = torch.from_numpy(np.stack((np.full_like(photograph, 255), np.zeros_like(photograph), photograph)))
+    kinds, partners = np.array([MIXUP, MIXUP, NO_MIX]), np.array([1, 0, 2])
+    weights, boxes = np.array([0.75, 0.875, 1.0], dtype=np.float32), np.zeros((3, 4), np.int64)
+    augment = Augment(mix=Mix())
+    mixed = augment(images, AugmentDraws(mix=MixDraws(kinds, partners, weights, boxes)))
+    labels, valid = torch.arange(3), torch.ones(3, dtype=torch.bool)
+    batch = Batch(mixed, labels, labels[torch.from_numpy(partners)], torch.from_numpy(weights), valid, labels)
+    found = written(monkeypatch)
+    with Image.open(batch_sheet(batch, augment, ("w", "b", "p"), tmp_path / "sheet.png")) as opened:
+        sheet = opened.convert("RGB")
+    # The first is three quarters of white and a quarter of black, and so are the labels below it.
+    for column, expected in enumerate((images[0] * 0.75, images[0] * 0.125, images[2])):
+        np.testing.assert_array_equal(cell(sheet, 0, column), expected.round().to(torch.uint8).numpy())
+    captions = [[text for _, at, text in found if at == column] for column in range(3)]
+    assert captions == [["w 0.75", "b 0.25"], ["b 0.88", "w 0.12"], ["p"]]
 
 
 def test_the_most_colourful_image_is_found() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import skimage.data
@@ -187,23 +189,39 @@ def test_augmentation_is_measured_beside_other_packages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(rows, "RESULTS", tmp_path)
-    threads = torch.get_num_threads()
+    before, seen = torch.get_num_threads(), set()
+
+    def measured(*all_: Any, **options: Any) -> dict[str, Rate]:
+        seen.add(torch.get_num_threads())  # which the compiled library asks for too
+        return measure(*all_, **options)
+
+    monkeypatch.setattr(bench_augment, "measure", measured)
     try:
-        bench_augment.augment(rounds=1, seconds=0.01, images=8, size=64)
+        bench_augment.augment(rounds=1, seconds=0.01, images=8, size=64, threads=3)
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
+    assert seen == {3}
     with (tmp_path / "augment.csv").open() as file:
-        found = [row["what"] for row in csv.DictReader(file)]
-    assert len(found) == 9
+        found = {row["what"]: row for row in csv.DictReader(file)}
+    assert len(found) == 11
     assert sum("torchvision v2, each image" in what for what in found) == 2
-    assert "Draws and table of 1,024 samples" in capsys.readouterr().out
+    assert all(row["options"].endswith("size=64 threads=3") for row in found.values())
+    drawn = found["draws and tables: the guide's"]
+    assert drawn["options"].startswith("images=1024 ")
+    milliseconds = 1024e3 / float(drawn["images_per_s"])
+    assert f"Draws and tables of 1,024 samples, the guide's: {milliseconds:.2f} ms." in capsys.readouterr().out
 
 
-def test_augmentation_on_a_card_is_measured_beside_a_copy() -> None:
-    found = {name: rates for name, _, rates in augment_rates(CPU, torch.bfloat16, (8, 16), 32, 1, 0.01)}
-    assert set(found) == {"augment", "RandAugment", "jitter and normalise"}
-    assert "copy of as many bytes" in found["augment"]
-    assert all(rate.median > 0 for rates in found.values() for rate in rates.values())
+def test_augmentation_on_a_card_is_measured_beside_a_copy(capsys: pytest.CaptureFixture[str]) -> None:
+    found = list(augment_rates(CPU, torch.bfloat16, (8, 16), 32, 1, 0.01))
+    names = ("augment", "RandAugment", "jitter and normalise")
+    assert [(name, more["batch"]) for name, more, _ in found] == [(name, count) for count in (8, 16) for name in names]
+    assert all("copy of as many bytes" in rates for name, _, rates in found if name == "augment")
+    assert all(rate.median > 0 for _, _, rates in found for rate in rates.values())
+    printed = capsys.readouterr().out
+    for module, package in (("kornia", "kornia"), ("triton_augment", "triton-augment")):
+        left_out = printed.count(f"Left out: {package} is not installed (pip install {package}).")
+        assert left_out == (importlib.util.find_spec(module) is None)
 
 
 def test_opening_is_measured_on_what_all_readers_can_open(tmp_path: Path) -> None:
@@ -272,6 +290,7 @@ def test_without_a_card_it_says_so() -> None:
         (["gpu", "--rounds=0"], "--rounds 0 is too small"),
         (["index", "--samples=0"], "--samples 0 is too small"),
         (["conversion", "--rounds=0"], "--rounds 0 is too small"),
+        (["augment", "--threads=0"], "--threads 0 is too small"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(

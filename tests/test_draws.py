@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
+from independence import correlation, is_independent
 from scipy import stats
 from torchvision.transforms import RandomResizedCrop
 
@@ -140,6 +142,47 @@ def test_flips_have_their_probability() -> None:
     assert draws.flips(0, 0, np.arange(20_000), 0.5).mean() == pytest.approx(0.5, abs=0.015)
     assert not draws.flips(0, 0, np.arange(1000), 0.0).any()
     assert draws.flips(0, 0, np.arange(1000), 1.0).all()
+
+
+def columns(name: str, seed: int, epoch: int, ids: np.ndarray) -> np.ndarray:
+    """All that one call draws: (B, n)."""
+    if name == "crops":
+        sizes = np.full((len(ids), 2), (400, 500))
+        return draws.crop_boxes(seed, epoch, ids, sizes, (0.08, 1.0), (3 / 4, 4 / 3))
+    if name == "flips":
+        return draws.flips(seed, epoch, ids, 0.5)[:, None]
+    if name == "operations":
+        return np.concatenate(draws.operations(seed, epoch, ids, 2, 14), axis=1)
+    if name == "strengths":
+        return draws.strengths(seed, epoch, ids, 2).reshape(len(ids), -1)
+    if name == "erasing":
+        options = {"probability": 0.9, "scale": (0.02, 1 / 3), "ratio": (0.3, 1 / 0.3), "coloured": True}
+        return np.concatenate(draws.erasing(seed, epoch, ids, 96, **options), axis=1)
+    if name == "partners":
+        return (draws.partners(seed, epoch, ids, 8) % 8)[:, None]
+    mixed = draws.mixing(
+        seed, epoch, ids, 96, mixup_alpha=0.2, cutmix_alpha=1.0, probability=0.9, switch_probability=0.5, group=8
+    )
+    return np.column_stack((mixed.kind, mixed.weight, mixed.boxes))
+
+
+CALLS = ("crops", "flips", "operations", "strengths", "erasing", "partners", "mixing")
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_each_epoch_seed_and_sample_is_drawn_anew(name: str) -> None:
+    ids = np.arange(20_000)
+    first = columns(name, 3, 5, ids)
+    for seed, epoch in ((3, 6), (4, 5), (3, 5 + 2**31)):
+        assert is_independent(correlation(first, columns(name, seed, epoch, ids)), len(ids)), f"{seed}, {epoch}"
+    if name != "partners":  # they share out the places of their group
+        assert is_independent(correlation(first[1:], first[:-1]), len(ids))
+
+
+@pytest.mark.parametrize(("one", "other"), list(combinations(CALLS, 2)))
+def test_what_is_drawn_for_one_purpose_does_not_know_the_others(one: str, other: str) -> None:
+    ids = np.arange(20_000)
+    assert is_independent(correlation(columns(one, 3, 5, ids), columns(other, 3, 5, ids)), len(ids))
 
 
 def test_seed_and_epoch_do_not_add_up() -> None:

@@ -72,6 +72,24 @@ def test_pixels_are_pillows_at_the_boxes_of_the_draws(tree: Path) -> None:
     assert sorted(seen) == list(range(51))
 
 
+def test_labels_are_mixed_as_the_images_are(tree: Path) -> None:
+    """By the draws, and by the pixels: here every image shows nothing but its label."""
+    mixing = Mix(mixup_alpha=0.8, probability=0.7, group=4)
+    store, mixed, unmixed = open_store(tree, "train"), 0, 0
+    for batch in batches(tree, 16, epoch=2, augment=Augment(mix=mixing)):
+        ids = batch.ids.numpy()
+        labels, draw = store.labels[ids], mixing.draw(5, 2, ids, 48)
+        np.testing.assert_array_equal(batch.labels.numpy(), labels)
+        np.testing.assert_array_equal(batch.weight.numpy(), draw.weight)
+        np.testing.assert_array_equal(batch.partner.numpy(), np.where(draw.weight == 1, labels, labels[draw.partner]))
+        shown = mixing(batch.labels.double().view(-1, 1, 1, 1).expand(-1, 3, 48, 48), draw).mean(dim=(1, 2, 3))
+        expected = batch.weight * batch.labels + (1 - batch.weight) * batch.partner
+        torch.testing.assert_close(shown, expected.double(), rtol=0, atol=1e-5)
+        mixed += int((batch.partner != batch.labels).sum())
+        unmixed += int(((draw.weight == 1) & (labels[draw.partner] != labels)).sum())
+    assert min(mixed, unmixed) > 5
+
+
 def test_evaluation_scores_every_sample_once_with_torchvisions_normalisation(tree: Path) -> None:
     got = joined(batches(tree, 8, split="val", train=False, augment=Augment()))
     assert got.valid.sum() == 21

@@ -55,7 +55,7 @@ def timm_each(images: Tensor) -> Run:
 
 
 def kornia_batch(images: Tensor) -> Run:
-    """kornia's, on float32 images of 0 to 1, each with draws of its own."""
+    """kornia's, on float32 images of 0 to 1: two operations for the whole batch, and signs for each image."""
     from kornia.augmentation.auto import RandAugment
 
     augment = RandAugment(n=2, m=9)
@@ -102,9 +102,10 @@ def triton_augment_jitter(images: Tensor) -> Run:
     return run
 
 
-def is_installed(package: str) -> bool:
-    """Whether a peer can be measured; says so where it cannot."""
-    found = importlib.util.find_spec(package) is not None
+def is_installed(module: str) -> bool:
+    """Whether a peer can be measured; where it cannot, says what installs it. None is in an extra of this package."""
+    found = importlib.util.find_spec(module) is not None
     if not found:
-        print(f"Left out: {package} is not installed.")
+        package = module.replace("_", "-")
+        print(f"Left out: {package} is not installed (pip install {package}).")
     return found
