@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import skimage.data
 import torch
+from triton_interpreter import run_interpreted
 
 from loaders.augment import Augment, AugmentDraws, Erase, Mix, Policy, RandAugment, ThreeAugment, TimmRandAugment
 from loaders.augment.finishing import finish_of
@@ -121,16 +118,7 @@ def main() -> None:
 
 
 def test_the_kernels_are_the_plain_torch() -> None:
-    """In a process of its own: Triton must be told to interpret before it is imported."""
-    here = Path(__file__)
-    done = subprocess.run(
-        [sys.executable, here],
-        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(here.parent.parent)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.stdout.endswith("equal\n"), done.stdout + done.stderr
+    assert run_interpreted(__file__).endswith("equal\n")
 
 
 @pytest.mark.parametrize("policy", [TimmRandAugment(), ThreeAugment(), RandAugment()])

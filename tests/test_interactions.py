@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from native_builds import built_with_sanitizers
 from torch import Tensor
+from triton_interpreter import run_interpreted
 
 from twistnet.interactions import DEVICES, EPS, HEAD_CHANNELS, PAIRS, interactions, on_cpu, scale_shift
 from twistnet.stci import MultiHeadSTCI
@@ -218,17 +217,8 @@ def interpreted() -> None:
 
 
 def test_the_kernels_are_the_compiled_loops() -> None:
-    """In a process of its own: Triton must be told to interpret before it is imported."""
     pytest.importorskip("triton")
-    here = Path(__file__)
-    done = subprocess.run(
-        [sys.executable, here],
-        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(here.parent.parent)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.stdout.endswith("equal\n"), done.stdout + done.stderr
+    assert run_interpreted(__file__).endswith("equal\n")
 
 
 SUMS = ("means", "squares", "grad_means", "grad_squares", "to_own", "to_twisted", "to_kernels", "to_scale", "to_shift")
