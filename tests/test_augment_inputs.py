@@ -3,12 +3,28 @@ them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
 
 from loaders import draws as sample_draws
-from loaders.augment import Mix
-from loaders.draws import CUTMIX, MIXUP
+from loaders.augment import (
+    Augment,
+    AugmentDraws,
+    ColorJitter,
+    Erase,
+    Mix,
+    Policy,
+    RandAugment,
+    ThreeAugment,
+    TimmRandAugment,
+    TrivialAugment,
+)
+from loaders.draws import CUTMIX, MIXUP, EraseDraws, MixDraws, OpDraws
+from loaders.errors import InputError
 from loaders.native.library import why_missing
 from loaders.philox import Purpose, bits, uniforms
 
@@ -51,3 +67,183 @@ def test_mixings_weights_are_those_of_all_tries(alpha: float, probability: float
         assert where.mean() > 0.2
         np.testing.assert_array_equal(both.weight[where], alone.weight[where])
         np.testing.assert_array_equal(both.boxes[where], alone.boxes[where])
+
+
+def noise(count: int, size: int) -> torch.Tensor:
+    """(count, size, size, 3) uint8."""
+    return torch.from_numpy(np.random.default_rng(count).integers(0, 256, (count, size, size, 3), dtype=np.uint8))
+
+
+def refused(call: Callable[[], object], *named: str) -> None:
+    with pytest.raises(InputError) as error:
+        call()
+    message = str(error.value)
+    assert message.endswith(".")
+    assert "\n" not in message
+    for word in named:
+        assert word in message
+
+
+WHOLE = Augment(policy=RandAugment(), erase=Erase(probability=1.0), mix=Mix())
+IMAGES, DRAWS = noise(16, 32), WHOLE.draw(0, 0, np.arange(16), 32)
+OPS, MIX, ERASE = DRAWS.ops, DRAWS.mix, DRAWS.erase
+assert OPS is not None
+assert MIX is not None
+assert ERASE is not None
+
+
+def replaced(array: np.ndarray[Any, Any], value: float) -> np.ndarray[Any, Any]:
+    """The array with its last number another one."""
+    array = array.copy()
+    array.reshape(-1)[-1] = value
+    return array
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        (OPS._replace(ops=replaced(OPS.ops, -3)), "-3"),
+        (OPS._replace(ops=replaced(OPS.ops, 14)), "0 to 13"),
+        (OPS._replace(ops=OPS.ops.astype(np.float64)), "float64"),
+        (OPS._replace(ops=OPS.ops[:, 0]), "(16,)"),
+        (OpDraws(*(each[:, :0] for each in OPS)), "(16, 0)"),
+        (OPS._replace(levels=replaced(OPS.levels, -3)), "-3"),
+        (OPS._replace(levels=replaced(OPS.levels, 31)), "0 to 30"),
+        (OPS._replace(levels=replaced(OPS.levels, 9.5)), "9.5"),
+        (OPS._replace(levels=replaced(OPS.levels, np.nan)), "nan"),
+        (OPS._replace(levels=OPS.levels[:1]), "(1, 2)"),
+        (OPS._replace(levels=OPS.levels.tolist()), "list"),
+        (OPS._replace(signs=OPS.signs[:, :1]), "(16, 1)"),
+        (OPS._replace(signs=replaced(OPS.signs, 2)), "hold 2"),
+        (OpDraws(*(each[1:] for each in OPS)), "draws for 15"),
+        (MIX._replace(partner=replaced(MIX.partner, 16)), "16 images"),
+        (MIX._replace(partner=replaced(MIX.partner, -1)), "-1"),
+        (MIX._replace(partner=MIX.partner + 10**9), "1000000015"),
+        (MIX._replace(partner=MIX.partner[:8]), "(8,)"),
+        (MIX._replace(partner=MIX.partner.astype(np.float32)), "float32"),
+        (MIX._replace(kind=replaced(MIX.kind, 3)), "0 to 2"),
+        (MIX._replace(kind=MIX.kind.astype(np.float64)), "float64"),
+        (MIX._replace(weight=replaced(MIX.weight, np.nan)), "nan"),
+        (MIX._replace(weight=MIX.weight[:, None]), "(16, 1)"),
+        (MIX._replace(boxes=replaced(MIX.boxes, 33)), "column 33"),
+        (MIX._replace(boxes=MIX.boxes[:, ::-1].copy()), "end before they begin"),
+        (MIX._replace(boxes=MIX.boxes[:2]), "(2, 4)"),
+        (MixDraws(*(each[8:] for each in MIX)), "draws for 8"),
+        (ERASE._replace(boxes=replaced(ERASE.boxes, 33)), "column 33"),
+        (ERASE._replace(boxes=ERASE.boxes + np.array([2**32, 0, 0, 0])), "end before they begin"),
+        (ERASE._replace(colours=ERASE.colours[:8]), "(8, 3)"),
+        (EraseDraws(*(each[8:] for each in ERASE)), "draws for 8"),
+    ],
+)
+def test_draws_that_are_not_of_the_batch_are_refused(wrong: OpDraws | MixDraws | EraseDraws, named: str) -> None:
+    part = {OpDraws: "ops", MixDraws: "mix", EraseDraws: "erase"}[type(wrong)]
+    refused(lambda: WHOLE(IMAGES, DRAWS._replace(**{part: wrong})), named)
+    alone: dict[str, Callable[[], object]] = {
+        "ops": lambda: RandAugment()(IMAGES.permute(0, 3, 1, 2), wrong),
+        "mix": lambda: Mix()(IMAGES.permute(0, 3, 1, 2).float(), wrong),
+        "erase": lambda: Erase()(IMAGES.permute(0, 3, 1, 2).float(), wrong),
+    }
+    refused(alone[part], named)
+    WHOLE(IMAGES, DRAWS)  # what is right goes on
+
+
+def test_a_part_of_a_batch_needs_draws_of_its_own() -> None:
+    augment = Augment(mix=Mix())
+    rest = MixDraws(*(each[8:] for each in MIX))
+    refused(lambda: augment(IMAGES[8:], AugmentDraws(mix=rest)), "8 images", "draw with the ids of these images")
+    first = MixDraws(*(each[:8] for each in MIX))
+    whole = augment(IMAGES, AugmentDraws(mix=MIX))
+    assert torch.equal(augment(IMAGES[:8], AugmentDraws(mix=first)), whole[:8])
+
+
+def test_mixing_drawn_for_another_size_is_refused() -> None:
+    mix = Mix(mixup_alpha=0.0)
+    for size in (24, 31):
+        drawn = mix.draw(0, 0, np.arange(16), size)
+        refused(lambda drawn=drawn: mix(IMAGES.permute(0, 3, 1, 2).float(), drawn), "cutmix weight", "32x32")
+        refused(lambda drawn=drawn: Augment(mix=mix)(IMAGES, AugmentDraws(mix=drawn)), "cutmix weight", "32x32")
+    only_mixup = Mix(cutmix_alpha=0.0)
+    assert only_mixup(IMAGES.permute(0, 3, 1, 2).float(), only_mixup.draw(0, 0, np.arange(16), 24)).shape[0] == 16
+
+
+def test_levels_of_no_bins_are_finite() -> None:
+    policy = TimmRandAugment(magnitude_std=1.0)
+    drawn = policy.draw(0, 0, np.arange(16))
+    for value in (np.nan, np.inf):
+        wrong = drawn._replace(levels=replaced(drawn.levels, value))
+        refused(lambda wrong=wrong: policy(IMAGES.permute(0, 3, 1, 2), wrong), str(value))
+
+
+@pytest.mark.parametrize("policy", [RandAugment(), TimmRandAugment(magnitude_std=1.0), ThreeAugment()])
+def test_the_layout_of_draws_does_not_count(policy: Policy) -> None:
+    drawn = policy.draw(0, 0, np.arange(16))
+    images = IMAGES.permute(0, 3, 1, 2)
+    right = policy(images, drawn)
+    wide = OpDraws(*(np.repeat(np.repeat(each, 2, axis=0), 2, axis=1)[::2, ::2] for each in drawn))
+    for other in (OpDraws(*map(np.asfortranarray, drawn)), wide):
+        assert not other.ops.flags.c_contiguous
+        assert torch.equal(policy(images, other), right)
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "named"),
+    [
+        (RandAugment, {"magnitude": 9.5}, "9.5"),
+        (RandAugment, {"magnitude": 9.0}, "9.0"),
+        (RandAugment, {"num_ops": 2.5}, "2.5"),
+        (RandAugment, {"num_ops": True}, "True"),
+        (RandAugment, {"num_bins": 31.5}, "31.5"),
+        (RandAugment, {"fill": 0}, "0"),
+        (RandAugment, {"fill": (0.5, 0, 0)}, "0.5"),
+        (RandAugment, {"fill": "red"}, "red"),
+        (RandAugment, {"fill": (0, 0)}, "(0, 0)"),
+        (TrivialAugment, {"num_bins": 31.5}, "31.5"),
+        (TrivialAugment, {"fill": None}, "None"),
+        (TimmRandAugment, {"num_ops": 2.5}, "2.5"),
+        (TimmRandAugment, {"fill": (0, 0, -1)}, "-1"),
+        (Erase, {"ratio": (0.3, np.inf)}, "inf"),
+        (Erase, {"ratio": 0.3}, "0.3"),
+        (Erase, {"scale": (0.3,)}, "0.3"),
+        (Erase, {"scale": ("0.1", "0.2")}, "0.1"),
+        (Augment, {"mean": 0.5}, "0.5"),
+        (Augment, {"mean": (0.5, 0.5, "red")}, "red"),
+        (Augment, {"std": [0.2, 0.2, np.inf]}, "inf"),
+    ],
+)
+def test_impossible_settings_are_refused(make: type, options: dict[str, Any], named: str) -> None:
+    refused(lambda: make(**options), named)
+
+
+def test_settings_may_come_as_lists_and_from_numpy() -> None:
+    mean, std = [0.1, 0.2, 0.3], np.array([0.3, 0.2, 0.1])
+    expected = Augment(mean=(0.1, 0.2, 0.3), std=(0.3, 0.2, 0.1))(IMAGES, AugmentDraws())
+    assert torch.equal(Augment(mean=mean, std=std)(IMAGES, AugmentDraws()), expected)
+    policy = RandAugment(num_ops=np.int64(2), magnitude=np.int64(9), fill=[9, 200, 30])
+    right = RandAugment(fill=(9, 200, 30))
+    drawn = right.draw(0, 0, np.arange(16))
+    assert torch.equal(policy(IMAGES.permute(0, 3, 1, 2), drawn), right(IMAGES.permute(0, 3, 1, 2), drawn))
+
+
+def test_a_policy_must_say_what_it_draws() -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        Policy(1, (0.0, 1.0))
+
+
+def test_erasing_takes_normalised_images_and_draws_of_them() -> None:
+    erase = Erase(probability=1.0, mode="rand")
+    drawn = erase.draw(0, 0, np.arange(16), 32)
+    refused(lambda: erase(IMAGES.permute(0, 3, 1, 2), drawn), "uint8", "(16, 3, 32, 32)")
+    refused(lambda: erase(IMAGES.float(), drawn), "(16, 32, 32, 3)")
+    refused(lambda: erase(torch.rand(8, 3, 32, 32), drawn), "8 images and draws for 16")
+    assert erase(torch.rand(16, 3, 32, 32), drawn).shape == (16, 3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    "policy", [RandAugment(), TrivialAugment(), TimmRandAugment(magnitude_std=1.0), ColorJitter(contrast=0.5)]
+)
+def test_a_batch_may_be_empty(policy: Policy) -> None:
+    augment = Augment(policy=policy, erase=Erase(), mix=Mix(mode="batch"))
+    drawn, nothing = augment.draw(0, 0, np.arange(0), 32), torch.empty(0, 32, 32, 3, dtype=torch.uint8)
+    for run in (augment, augment.plainly):
+        assert run(nothing, drawn).shape == (0, 3, 32, 32)
+    assert policy(nothing.permute(0, 3, 1, 2)).shape == (0, 3, 32, 32)
