@@ -4,6 +4,7 @@ them."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -247,3 +248,47 @@ def test_a_batch_may_be_empty(policy: Policy) -> None:
     for run in (augment, augment.plainly):
         assert run(nothing, drawn).shape == (0, 3, 32, 32)
     assert policy(nothing.permute(0, 3, 1, 2)).shape == (0, 3, 32, 32)
+
+
+def test_images_that_the_kernels_cannot_count_are_refused() -> None:
+    fused = pytest.importorskip("loaders.augment.fused")
+    assert fused.MAX_PIXELS * 255 < 2**31, "the sum of white's luma"
+    assert -(-fused.MAX_PIXELS // fused.BLOCK) <= 65_535, "programs of a card along its second axis"
+    white = torch.empty(1, 1, fused.MAX_PIXELS + 1, 3, dtype=torch.uint8)
+    refused(lambda: Augment().by_kernels(white, AugmentDraws()), f"1x{fused.MAX_PIXELS + 1}", "on the CPU")
+    policy = RandAugment()
+    table = fused.DeviceTable.of(policy.table(policy.draw(0, 0, np.arange(1)), *white.shape[1:3]), white.device)
+    refused(lambda: fused.operated(white, table), f"1x{fused.MAX_PIXELS + 1}")
+
+
+@pytest.mark.parametrize("name", ["count", "tabulate", "operate", "finish"])
+def test_the_kernels_take_a_side_of_one_pixel(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a launch compiles them, for which no card is needed: a size must neither be a constant nor compile anew."""
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime.jit import MockTensor
+
+    from loaders.augment import fused, kernels
+
+    driver = SimpleNamespace(
+        get_current_device=lambda: "none",
+        get_current_stream=lambda _: 0,
+        get_current_target=lambda: GPUTarget("cuda", 90, 32),
+    )
+    monkeypatch.setattr(triton.runtime.driver, "_active", driver)
+    constants = {"block": fused.BLOCK, "interpolated": False, "blurs": False}
+    more: dict[str, dict[str, Any]] = {
+        "count": {"slot": 0, **constants},
+        "tabulate": {"slot": 0},
+        "operate": constants,
+        "finish": {"has_ops": True, "has_erase": True, "has_mix": True, **constants},
+    }
+    types = dict.fromkeys(("kinds", "counts", "erased", "mixing"), torch.int32)
+    types |= dict.fromkeys(("parameters", "colours", "weights", "mean", "std"), torch.float32)
+    kernel = getattr(kernels, name)
+    compiled = set()
+    for height, width in ((1, 1), (1, 64), (48, 1), (37, 41)):
+        given = {"height": height, "width": width, **more[name]}
+        arguments = [given.get(arg, MockTensor(types.get(arg, torch.uint8))) for arg in kernel.arg_names]
+        compiled.add(kernel.warmup(*arguments, grid=(1, 1), enable_fp_fusion=False))
+    assert len(compiled) == 1

@@ -148,7 +148,11 @@ class Augment:
         return normalised.to(self.dtype)
 
     def by_kernels(self, images: Tensor, draws: AugmentDraws) -> Tensor:
-        """The same by Triton's kernels, on a card, or anywhere in Triton's interpreter."""
+        """The same by Triton's kernels, on a card, or anywhere in Triton's interpreter.
+
+        Raises:
+            InputError: if the images are too large for them: `loaders.augment.fused.MAX_PIXELS`.
+        """
         from loaders.augment import fused  # Triton
 
         table = self._table(images, draws)
