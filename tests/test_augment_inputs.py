@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 
+import loaders
+from convert.photographs import make_demo_sets
 from loaders import draws as sample_draws
 from loaders.augment import (
     Augment,
@@ -31,7 +34,14 @@ from loaders.draws import CUTMIX, MIXUP, EraseDraws, MixDraws, OpDraws
 from loaders.errors import InputError
 from loaders.memory import ReusedArrays
 from loaders.native.library import why_missing
+from loaders.order import Order
 from loaders.philox import Purpose, bits, uniforms
+from twistnet import recipe as recipes
+from twistnet.augment_sheets import most_colourful
+from twistnet.building import open_split
+from twistnet.commands import augment as command
+from twistnet.distributed import World
+from twistnet.job import Job
 
 
 @pytest.mark.parametrize("compiled", [True, False])
@@ -351,3 +361,41 @@ def test_results_that_are_kept_are_bounded() -> None:
     augment(IMAGES, augment.draw(0, 0, np.arange(16), 32))
     for kept in (on_cpu._outputs, on_cpu._outputs_of_floats):
         assert sum(array.nbytes for array in kept._arrays) < 2**20, "another shape gives it up"
+
+
+@pytest.mark.parametrize(("batch", "repeats"), [(64, 3), (4, 3), (5, 4), (12, 3), (7, 7)])
+def test_a_batch_lacks_fewer_views_than_it_has_repeats(batch: int, repeats: int) -> None:
+    ids, _ = Order(num_samples=1000, global_batch=batch, repeats=repeats).batch(0, 0)
+    lacking = repeats - np.unique(ids, return_counts=True)[1]
+    assert lacking.min() >= 0
+    assert lacking.sum() == -batch % repeats < repeats
+
+
+ALONE = World(rank=0, world_size=1, device=torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_demo_sets(tmp_path_factory.mktemp("data"), train_per_class=4, progress=False).photographs
+
+
+@pytest.mark.parametrize("recipe", ["guide", "a1", "a2", "demo_dtd"])
+def test_the_batch_that_is_shown_is_the_one_that_is_trained_on(
+    recipe: str, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: dict[str, Any] = {}
+    monkeypatch.setattr(command, "batch_sheet", lambda batch, *_: shown.update(batch=batch))
+    monkeypatch.setattr(command, "operations_sheet", lambda _, image, __: shown.update(image=image))
+    command.show(data_dir=photographs, recipe=recipe, size=48, out=tmp_path, seed=3)
+    found = shown["batch"]
+    assert len(found.ids) >= 16
+    named = recipes.named(recipe).with_changes(size=48, seed=3, batch_size=len(found.ids), accumulate=1, amp=False)
+    job = Job(data_dir=photographs, run_dir=tmp_path, weights_name="none", workers=1)
+    with open_split(job, "train", named, ALONE, train=True) as loader:
+        expected = next(loader.epoch(0))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours, theirs)
+    assert set(np.unique(found.ids.numpy(), return_counts=True)[1]) == {named.repeats}, "each image in all its views"
+    if named.train_augment().policy is not None:
+        with loaders.open_loader(photographs, "train", 16, train=True, size=48, seed=3, crops=named.crops()) as loader:
+            assert torch.equal(shown["image"], most_colourful(next(loader.epoch(0)).images))
