@@ -1,10 +1,7 @@
-"""What augmentation is given and refuses: draws, settings, images; and the memory, locks and numbers that go in with
-them."""
+"""What augmentation is given: numbers that are drawn, draws and settings that are refused, images of any size."""
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,11 +25,9 @@ from loaders.augment import (
     ThreeAugment,
     TimmRandAugment,
     TrivialAugment,
-    on_cpu,
 )
 from loaders.draws import CUTMIX, MIXUP, EraseDraws, MixDraws, OpDraws
 from loaders.errors import InputError
-from loaders.memory import ReusedArrays
 from loaders.native.library import why_missing
 from loaders.order import Order
 from loaders.philox import Purpose, bits, uniforms
@@ -306,61 +301,6 @@ def test_the_kernels_take_a_side_of_one_pixel(name: str, monkeypatch: pytest.Mon
         arguments = [given.get(arg, MockTensor(types.get(arg, torch.uint8))) for arg in kernel.arg_names]
         compiled.add(kernel.warmup(*arguments, grid=(1, 1), enable_fp_fusion=False))
     assert len(compiled) == 1
-
-
-def in_child(work: Callable[[], bool]) -> bool:
-    """What `work` finds in a fork; False where it fails, or waits for longer than 20 seconds."""
-    child = os.fork()
-    if child == 0:
-        signal.alarm(20)
-        found = False
-        try:
-            found = work()
-        finally:
-            os._exit(0 if found else 1)
-    return os.waitpid(child, 0)[1] == 0
-
-
-@pytest.mark.skipif(why_missing() is not None, reason="needs the compiled library")
-@pytest.mark.parametrize("lock", ["threads", "operated", "finished"])
-def test_a_fork_while_a_lock_is_held_leaves_the_child_free(lock: str) -> None:
-    """The policies are there for other people's loaders, whose workers are forked while threads augment."""
-    augment = Augment(policy=RandAugment())
-    drawn = augment.draw(0, 0, np.arange(16), 32)
-    right = augment(IMAGES, drawn)
-    locks = {
-        "threads": on_cpu._lock,
-        "operated": on_cpu._outputs._lock,
-        "finished": on_cpu._outputs_of_floats._lock,
-    }
-    with locks[lock]:  # as another thread would hold it, which the child does not have
-        assert in_child(lambda: torch.equal(augment(IMAGES, drawn), right))
-    assert torch.equal(augment(IMAGES, drawn), right)
-
-
-def test_a_forked_child_keeps_nothing_of_its_parents_memory() -> None:
-    arrays = ReusedArrays(2)
-    address = arrays.take((1000,), np.uint8).ctypes.data
-    assert arrays.take((1000,), np.uint8).ctypes.data == address, "it is kept"
-    assert in_child(lambda: not arrays._arrays)
-    assert arrays.take((1000,), np.uint8).ctypes.data == address, "the parent's stays"
-
-
-@pytest.mark.skipif(why_missing() is not None, reason="needs the compiled library")
-def test_results_that_are_kept_are_bounded() -> None:
-    augment = Augment(policy=RandAugment())
-    held = []
-    for step in range(6):  # of 48 MiB as bytes, of 192 MiB as float32
-        held.append(
-            augment(torch.empty(16, 1024, 1024, 3, dtype=torch.uint8), augment.draw(0, step, np.arange(16), 1024))
-        )
-        del held[:-2]
-    for kept in (on_cpu._outputs, on_cpu._outputs_of_floats):
-        assert 0 < sum(array.nbytes for array in kept._arrays) <= 2**28
-    held.clear()
-    augment(IMAGES, augment.draw(0, 0, np.arange(16), 32))
-    for kept in (on_cpu._outputs, on_cpu._outputs_of_floats):
-        assert sum(array.nbytes for array in kept._arrays) < 2**20, "another shape gives it up"
 
 
 @pytest.mark.parametrize(("batch", "repeats"), [(64, 3), (4, 3), (5, 4), (12, 3), (7, 7)])

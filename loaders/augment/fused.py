@@ -20,7 +20,7 @@ from loaders.augment import kernels
 from loaders.augment.finishing import Finish
 from loaders.augment.kinds import BILINEAR, BLUR, IDENTITY
 from loaders.augment.table import Table
-from loaders.augment.upload import upload
+from loaders.augment.upload import upload_all
 from loaders.errors import InputError
 
 BLOCK = 256  # pixels of a program: more take so many registers that few programs fit on a processor
@@ -47,19 +47,15 @@ class DeviceTable(NamedTuple):
 
     @classmethod
     def of(cls, table: Table, device: torch.device) -> DeviceTable:
-        """Uploads a table, without waiting for the work that is queued there."""
+        """Uploads a table in one copy, without waiting for the work that is queued there."""
         count, num_ops = table.kinds.shape
         pairs = -(-num_ops // _PAIR)
         kinds = np.full((count, pairs * _PAIR), IDENTITY, dtype=np.int32)
         parameters = np.zeros((count, pairs * _PAIR, table.parameters.shape[2]), dtype=np.float32)
         kinds[:, :num_ops], parameters[:, :num_ops] = table.kinds, table.parameters
-        return cls(
-            upload(_in_pairs(kinds, pairs), device),
-            upload(_in_pairs(parameters, pairs), device),
-            upload(np.array(table.fill, dtype=np.uint8), device),
-            BILINEAR in table.possible,
-            BLUR in table.possible,
-        )
+        in_pairs = _in_pairs(kinds, pairs), _in_pairs(parameters, pairs)
+        on_device = upload_all((*in_pairs, np.array(table.fill, dtype=np.uint8)), device)
+        return cls(on_device[0], on_device[1], on_device[2], BILINEAR in table.possible, BLUR in table.possible)
 
 
 class DeviceFinish(NamedTuple):
@@ -72,8 +68,8 @@ class DeviceFinish(NamedTuple):
 
     @classmethod
     def of(cls, finish: Finish, device: torch.device) -> DeviceFinish:
-        """Uploads it, without waiting for the work that is queued there."""
-        return cls(*(upload(array, device) for array in finish))
+        """Uploads it in one copy, without waiting for the work that is queued there."""
+        return cls(*upload_all(finish, device))
 
 
 def operated(images: Tensor, table: DeviceTable) -> Tensor:
