@@ -22,6 +22,8 @@ Floats = npt.NDArray[np.float64]
 CROP_TRIES = 10
 NO_MIX, MIXUP, CUTMIX = 0, 1, 2
 _GAMMA_TRIES = 8
+_WORDS = 2 * 4 * _GAMMA_TRIES  # of a Beta number: two Gamma numbers, four words a try
+_OTHER = 4 + _WORDS // 2  # where the words of the second of them begin, after the four that choose
 
 
 class OpDraws(NamedTuple):
@@ -239,19 +241,27 @@ def mixing(
         mixup_alpha: of the symmetric Beta distribution; 0 turns mixup off.
         cutmix_alpha: likewise for cutmix.
     """
-    draws = uniforms(seed, epoch, ids[:1] if by_batch else ids, Purpose.MIX, 4 + 8 * _GAMMA_TRIES)
-    draws = np.broadcast_to(draws, (len(ids), draws.shape[1]))
-    choice, beta_draws = draws[:, :4], draws[:, 4:]
+    own = ids[:1] if by_batch else ids
+    draws = uniforms(seed, epoch, own, Purpose.MIX, 8)
+    choice = draws[:, :4]
+    first_tries = np.concatenate((draws[:, 4:], uniforms(seed, epoch, own, Purpose.MIX, 4, start=_OTHER)), axis=1)
     cut_share = 0.0 if cutmix_alpha == 0 else 1.0 if mixup_alpha == 0 else switch_probability
     mixed = choice[:, 0] < (probability if mixup_alpha + cutmix_alpha > 0 else 0.0)
-    kind = np.where(mixed, np.where(choice[:, 1] < cut_share, CUTMIX, MIXUP), NO_MIX)
-    weight = np.ones(len(ids))
-    for this_kind, alpha in ((MIXUP, mixup_alpha), (CUTMIX, cutmix_alpha)):
-        where = kind == this_kind
-        weight[where] = symmetric_beta(beta_draws[where], alpha) if alpha else 1.0
-    boxes = np.where((kind == CUTMIX)[:, None], _cut_boxes(choice[:, 2:], weight, size), 0)
+    cut = mixed & (choice[:, 1] < cut_share)
+    # An alpha of 0 belongs to a kind that no sample has.
+    alphas, which = (mixup_alpha or 1.0, cutmix_alpha or 1.0), cut.astype(np.int64)
+    weight, settled = symmetric_beta(first_tries, alphas, which)
+    # Further tries are drawn only for the few samples that need them: those of all would take most of the time.
+    again = np.flatnonzero(mixed & ~settled)
+    tries = uniforms(seed, epoch, own[again], Purpose.MIX, 4 + _WORDS)[:, 4:]
+    weight[again], _ = symmetric_beta(tries, alphas, which[again])
+    boxes = np.zeros((len(own), 4), dtype=np.int64)
+    boxes[cut] = _cut_boxes(choice[cut, 2:], weight[cut], size)
     covered = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    weight = np.where(kind == CUTMIX, 1.0 - covered / size**2, weight)
+    weight = np.where(cut, 1.0 - covered / size**2, np.where(mixed, weight, 1.0))
+    kind = np.where(cut, CUTMIX, np.where(mixed, MIXUP, NO_MIX))
+    if by_batch:
+        kind, weight, boxes = (np.repeat(each, len(ids), axis=0) for each in (kind, weight, boxes))
     return MixDraws(kind, partners(seed, epoch, ids, group), weight.astype(np.float32), boxes)
 
 
@@ -264,33 +274,47 @@ def _cut_boxes(centres: Floats, weight: Floats, size: int) -> Ints:
     return np.concatenate((low, high), axis=1)
 
 
-def symmetric_beta(draws: Floats, alpha: float) -> Floats:
+def symmetric_beta(draws: Floats, alphas: tuple[float, ...], which: Ints) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """Beta(alpha, alpha) from uniforms, as the share of one of two Gamma(alpha) numbers.
 
     Args:
-        draws: (N, 64) uniforms in (0, 1).
-        alpha: positive.
+        draws: (N, 8 n) uniforms in (0, 1), for n tries, at most eight: those of the first number, then the second's.
+        alphas: positive.
+        which: (N,) index into them.
 
     Returns:
-        (N,) float64 in [0, 1].
+        (N,) float64 in [0, 1], and (N,) bool: whether further tries would change nothing.
     """
-    half = draws.shape[1] // 2
-    log_a, log_b = _log_gamma_variate(draws[:, :half], alpha), _log_gamma_variate(draws[:, half:], alpha)
+    tries = draws.reshape(len(draws), 2, draws.shape[1] // 8, 4)
+    logs, accepted = _log_gamma_variates(tries, np.array([_gamma(alpha) for alpha in alphas])[which])
     # In logarithms, because a Gamma(0.2) number underflows.
-    return 1.0 / (1.0 + np.exp(np.clip(log_b - log_a, -700.0, 700.0)))
+    share = 1.0 / (1.0 + np.exp(np.clip(logs[:, 1] - logs[:, 0], -700.0, 700.0)))
+    return share, accepted[:, 0] & accepted[:, 1]
 
 
-def _log_gamma_variate(draws: Floats, alpha: float) -> Floats:
-    """The logarithm of Gamma(alpha), by Marsaglia and Tsang (2000) at alpha + 1 and their boost for small alpha.
+def _gamma(alpha: float) -> tuple[float, float, float, float]:
+    """Alpha, and of d = alpha + 2 / 3: d itself, the root of 9 d, the logarithm of d."""
+    d = alpha + 1.0 - 1.0 / 3.0
+    return alpha, d, math.sqrt(9.0 * d), math.log(d)
+
+
+def _log_gamma_variates(tries: Floats, gammas: Floats) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """Logarithms of Gamma(alpha) numbers, by Marsaglia and Tsang (2000) at alpha + 1 and their boost for small alpha.
 
     A try is accepted with probability above 0.95; after eight failures (1 in 10**10) the median stands in.
+
+    Args:
+        tries: (N, 2, n, 4) uniforms in (0, 1).
+        gammas: (N, 4): `_gamma` of each sample's alpha.
+
+    Returns:
+        (N, 2) float64 of the first try that is accepted, and (N, 2) bool: whether one was.
     """
-    tries = draws.reshape(len(draws), _GAMMA_TRIES, 4)
-    d = alpha + 1.0 - 1.0 / 3.0
+    alpha, d, root, log_d = gammas.T[:, :, None, None]
     normal = np.sqrt(-2.0 * np.log(tries[..., 0])) * np.cos(2.0 * math.pi * tries[..., 1])
-    v = (1.0 + normal / math.sqrt(9.0 * d)) ** 3
-    safe = np.maximum(v, 1e-300)
-    accepted = (v > 0) & (np.log(tries[..., 2]) < 0.5 * normal**2 + d - d * v + d * np.log(safe))
-    rows, chosen = np.arange(len(draws)), accepted.argmax(axis=1)
-    log_v = np.where(accepted.any(axis=1), np.log(safe[rows, chosen]), 0.0)
-    return math.log(d) + log_v + np.log(tries[:, 0, 3]) / alpha
+    v = (1.0 + normal / root) ** 3
+    log_v = np.log(np.maximum(v, 1e-300))
+    accepted = (v > 0) & (np.log(tries[..., 2]) < 0.5 * normal**2 + d - d * v + d * log_v)
+    found, chosen = accepted.any(axis=2), accepted.argmax(axis=2).reshape(-1)
+    log_v = log_v.reshape(-1, tries.shape[2])[np.arange(len(chosen)), chosen].reshape(found.shape)
+    return log_d[..., 0] + np.where(found, log_v, 0.0) + np.log(tries[..., 0, 3]) / alpha[..., 0], found

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
+import weakref
 from typing import Any
 
 import numpy as np
@@ -15,13 +17,19 @@ _REFERENCES = 2
 class ReusedArrays:
     """Arrays of one shape and type at a time, each given out again when no tensor, view or name of it is left.
 
+    What is kept stays until another shape or type is taken. After a fork the child keeps nothing of its parent's.
+
     Args:
         kept: arrays whose memory is used again; one who holds more of them gets fresh memory.
-        limit: bytes of all that are kept.
+        limit: bytes of all that are kept; what is beyond is fresh memory too.
     """
 
     def __init__(self, kept: int, limit: int = 2**62) -> None:
         self._kept, self._limit = kept, limit
+        self._begin()
+        _all.add(self)
+
+    def _begin(self) -> None:
         self._arrays: list[npt.NDArray[Any]] = []
         self._lock = threading.Lock()
 
@@ -38,3 +46,15 @@ class ReusedArrays:
             if len(self._arrays) < self._kept and (len(self._arrays) + 1) * fresh.nbytes <= self._limit:
                 self._arrays.append(fresh)
             return fresh
+
+
+_all: weakref.WeakSet[ReusedArrays] = weakref.WeakSet()
+
+
+def _begin_all() -> None:
+    # A thread that held a lock when the process forked is not there to release it.
+    for arrays in list(_all):
+        arrays._begin()
+
+
+os.register_at_fork(after_in_child=_begin_all)

@@ -45,7 +45,8 @@ class Order:
         chunk: consecutive ids that a window shuffle keeps together on disk.
         window: samples that a window shuffle mixes.
         repeats: how often a batch holds each of its samples (repeated augmentation: Hoffer et al. 2020, Berman et al.
-            2019). Copies stand far from each other in a batch; where `repeats` does not divide it, a few lack one.
+            2019). Copies stand far from each other in a batch; where `repeats` does not divide it, it lacks up to
+            `repeats` - 1 of their views: a few in a large batch, but every sample of a small one may lack some.
 
     Raises:
         InputError: for a value outside those limits.

@@ -61,7 +61,9 @@ def philox4x32(counter: npt.NDArray[np.uint64], key: int) -> npt.NDArray[np.uint
     return np.stack((c0, c1, c2, c3), axis=-1)
 
 
-def bits(seed: int, epoch: int, ids: npt.NDArray[np.int64], purpose: Purpose, count: int) -> npt.NDArray[np.uint64]:
+def bits(
+    seed: int, epoch: int, ids: npt.NDArray[np.int64], purpose: Purpose, count: int, *, start: int = 0
+) -> npt.NDArray[np.uint64]:
     """`count` random 32-bit words for every sample.
 
     Args:
@@ -70,32 +72,34 @@ def bits(seed: int, epoch: int, ids: npt.NDArray[np.int64], purpose: Purpose, co
         ids: (N,) sample ids, 0 to 2**32 - 1.
         purpose: which draws these are.
         count: words a sample.
+        start: words of each sample that are left out before these, a multiple of 4: the generator makes four at once.
 
     Returns:
         (N, count) uint64, each below 2**32.
     """
-    blocks = -(-count // 4)
+    first, blocks = start // 4, -(-count // 4)
     if why_missing():
-        return _by_numpy(seed, epoch, ids, purpose, blocks)[:, :count]
+        return _by_numpy(seed, epoch, ids, purpose, first, blocks)[:, :count]
     ids = np.ascontiguousarray(ids, dtype=np.int64)
     words = np.empty((len(ids), 4 * blocks), dtype=np.uint64)
-    library().twistnet_philox(len(ids), ids.ctypes.data, seed, epoch, purpose, blocks, words.ctypes.data)
+    library().twistnet_words(len(ids), ids.ctypes.data, seed, epoch, purpose, first, blocks, words.ctypes.data)
     return words[:, :count]
 
 
 def _by_numpy(
-    seed: int, epoch: int, ids: npt.NDArray[np.int64], purpose: Purpose, blocks: int
+    seed: int, epoch: int, ids: npt.NDArray[np.int64], purpose: Purpose, first: int, blocks: int
 ) -> npt.NDArray[np.uint64]:
     counter = np.empty((len(ids), blocks, 4), dtype=np.uint64)
     counter[..., 0] = np.asarray(ids, dtype=np.uint64)[:, None]
     counter[..., 1] = epoch
     counter[..., 2] = int(purpose)
-    counter[..., 3] = np.arange(blocks, dtype=np.uint64)
+    counter[..., 3] = np.arange(first, first + blocks, dtype=np.uint64)
     return philox4x32(counter, seed).reshape(len(ids), blocks * 4)
 
 
 def uniforms(
-    seed: int, epoch: int, ids: npt.NDArray[np.int64], purpose: Purpose, count: int
+    seed: int, epoch: int, ids: npt.NDArray[np.int64], purpose: Purpose, count: int, *, start: int = 0
 ) -> npt.NDArray[np.float64]:
-    """`count` uniform numbers in (0, 1), neither end included, for every sample: (N, count) float64."""
-    return (bits(seed, epoch, ids, purpose, count).astype(np.float64) + 0.5) * 2.0**-32
+    """`count` uniform numbers in (0, 1), neither end included, for every sample: (N, count) float64; `start` as
+    `bits` has it."""
+    return (bits(seed, epoch, ids, purpose, count, start=start).astype(np.float64) + 0.5) * 2.0**-32

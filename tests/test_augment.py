@@ -195,7 +195,8 @@ def test_operations_are_uniform_and_signs_even() -> None:
 
 @pytest.mark.parametrize("alpha", [0.2, 0.8, 1.0, 2.0])
 def test_beta_numbers_are_distributed_as_scipys(alpha: float) -> None:
-    values = sample_draws.symmetric_beta(uniforms(7, 0, np.arange(20_000), Purpose.MIX, 64), alpha)
+    draws = uniforms(7, 0, np.arange(20_000), Purpose.MIX, 64)
+    values, _ = sample_draws.symmetric_beta(draws, (alpha,), np.zeros(20_000, dtype=np.int64))
     assert stats.kstest(values, stats.beta(alpha, alpha).cdf).pvalue > 1e-3
 
 

@@ -42,6 +42,8 @@ def operations_sheet(policy: Policy, image: Tensor, path: Path) -> Path:
     for op, (operation, (low, high)) in enumerate(zip(policy.space, policy.levels, strict=True)):
         steps = np.linspace(-1.0, 1.0, _STEPS) if operation.signed else np.linspace(0.0, 1.0, _STEPS)
         levels = low + (high - low) * np.abs(steps)
+        if policy.num_bins is not None:
+            levels = np.floor(levels)
         signs = np.where(steps < 0, -1, 1)
         magnitudes = operation.magnitudes(levels, height, width) * (signs if operation.signed else 1)
         if len(set(magnitudes.tolist())) == 1:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
 
 from loaders import draws as sample_draws
 from loaders.augment.boxes import inside_of
+from loaders.augment.checks import check_erase
 from loaders.augment.upload import upload
 from loaders.draws import EraseDraws, Ints
 from loaders.errors import InputError
@@ -38,10 +42,10 @@ class Erase:
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1:
             raise InputError(f"Erasing's probability is {self.probability}: give a number from 0 to 1.")
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+        if not _is_range(self.scale, 1.0):
             raise InputError(f"Erasing's scale is {self.scale}: give two shares in order, above 0 and up to 1.")
-        if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise InputError(f"Erasing's ratio is {self.ratio}: give two positive numbers in order.")
+        if not _is_range(self.ratio, math.inf):
+            raise InputError(f"Erasing's ratio is {self.ratio}: give two positive finite numbers in order.")
         if self.mode not in ("const", "rand"):
             raise InputError(f"Erasing's mode is {self.mode!r}: give 'const' or 'rand'.")
 
@@ -71,7 +75,26 @@ class Erase:
         Args:
             images: (B, 3, H, W) floating point, normalised.
             draws: of these B samples, at this size.
+
+        Raises:
+            InputError: if the images are not as above, or the draws are not of these images.
         """
+        if not images.is_floating_point() or images.ndim != 4 or images.shape[1] != 3:
+            raise InputError(
+                f"Erasing was given {images.dtype} images of shape {tuple(images.shape)}: "
+                "give normalised floating-point images of shape (B, 3, H, W)."
+            )
+        check_erase(draws, len(images), *images.shape[2:])
         inside = inside_of(upload(draws.boxes, images.device), *images.shape[2:])
         colours = upload(draws.colours, images.device)[:, :, None, None].to(images.dtype)
         return torch.where(inside, colours, images)
+
+
+def _is_range(values: object, most: float) -> bool:
+    """Whether these are two finite numbers in order, above 0 and up to `most`."""
+    return (
+        isinstance(values, Sequence)
+        and len(values) == 2
+        and all(isinstance(value, Real) and math.isfinite(value) for value in values)
+        and 0 < values[0] <= values[1] <= most
+    )

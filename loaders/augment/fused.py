@@ -1,6 +1,10 @@
 """Augmentation by the kernels: the same result as `Augment`'s plain torch, in one read and one write of a batch.
 
 A policy of more than two operations takes a read and a write more for every two.
+
+`augmented` and `operated` start the same kernels whatever the draws, so a CUDA graph can hold them; making a
+`DeviceTable` and a `DeviceFinish` brings draws from the host, and must stay outside of one. To replay a graph on other
+draws, copy their tensors into those that it was captured with, for draws of the same policy and as many samples.
 """
 
 from __future__ import annotations
@@ -16,9 +20,11 @@ from loaders.augment import kernels
 from loaders.augment.finishing import Finish
 from loaders.augment.kinds import BILINEAR, BLUR, IDENTITY
 from loaders.augment.table import Table
-from loaders.augment.upload import upload
+from loaders.augment.upload import upload_all
+from loaders.errors import InputError
 
 BLOCK = 256  # pixels of a program: more take so many registers that few programs fit on a processor
+MAX_PIXELS = (2**31 - 1) // 255  # of an image, whose luma is summed in 32 bits
 _PAIR = 2  # operations of a pass
 
 
@@ -41,19 +47,15 @@ class DeviceTable(NamedTuple):
 
     @classmethod
     def of(cls, table: Table, device: torch.device) -> DeviceTable:
-        """Uploads a table, without waiting for the work that is queued there."""
+        """Uploads a table in one copy, without waiting for the work that is queued there."""
         count, num_ops = table.kinds.shape
         pairs = -(-num_ops // _PAIR)
         kinds = np.full((count, pairs * _PAIR), IDENTITY, dtype=np.int32)
         parameters = np.zeros((count, pairs * _PAIR, table.parameters.shape[2]), dtype=np.float32)
         kinds[:, :num_ops], parameters[:, :num_ops] = table.kinds, table.parameters
-        return cls(
-            upload(_in_pairs(kinds, pairs), device),
-            upload(_in_pairs(parameters, pairs), device),
-            upload(np.array(table.fill, dtype=np.uint8), device),
-            BILINEAR in table.possible,
-            BLUR in table.possible,
-        )
+        in_pairs = _in_pairs(kinds, pairs), _in_pairs(parameters, pairs)
+        on_device = upload_all((*in_pairs, np.array(table.fill, dtype=np.uint8)), device)
+        return cls(on_device[0], on_device[1], on_device[2], BILINEAR in table.possible, BLUR in table.possible)
 
 
 class DeviceFinish(NamedTuple):
@@ -66,8 +68,8 @@ class DeviceFinish(NamedTuple):
 
     @classmethod
     def of(cls, finish: Finish, device: torch.device) -> DeviceFinish:
-        """Uploads it, without waiting for the work that is queued there."""
-        return cls(*(upload(array, device) for array in finish))
+        """Uploads it in one copy, without waiting for the work that is queued there."""
+        return cls(*upload_all(finish, device))
 
 
 def operated(images: Tensor, table: DeviceTable) -> Tensor:
@@ -79,7 +81,11 @@ def operated(images: Tensor, table: DeviceTable) -> Tensor:
 
     Returns:
         (B, H, W, 3) uint8.
+
+    Raises:
+        InputError: if an image has more than `MAX_PIXELS`.
     """
+    _check_size(images)
     with torch.cuda.device_of(images):  # type: ignore[no-untyped-call]  # Triton starts kernels on the current device
         for pair in range(len(table.kinds)):
             images = _operated(images, table, pair)
@@ -111,7 +117,11 @@ def augmented(
 
     Returns:
         (B, 3, H, W) of `dtype`, channels_last.
+
+    Raises:
+        InputError: if an image has more than `MAX_PIXELS`.
     """
+    _check_size(images)
     with torch.cuda.device_of(images):  # type: ignore[no-untyped-call]
         last = 0
         if table is not None:
@@ -136,6 +146,15 @@ def augmented(
             **_constants(table),
         )
         return out.permute(0, 3, 1, 2)
+
+
+def _check_size(images: Tensor) -> None:
+    _, height, width, _ = images.shape
+    if height * width > MAX_PIXELS:
+        raise InputError(
+            f"Augmentation on a card was given {height}x{width} images: give at most {MAX_PIXELS:,} pixels each, or "
+            "keep the images on the CPU."
+        )
 
 
 def _operated(images: Tensor, table: DeviceTable, pair: int) -> Tensor:

@@ -26,12 +26,14 @@ EQUALIZE = tl.constexpr(of.EQUALIZE)
 NUM_PARAMETERS = tl.constexpr(of.NUM_PARAMETERS)
 PAIR = tl.constexpr(2)  # operations of a pass
 PARTS = tl.constexpr(8)  # blocks of pixels that a program counts, before it adds to what others have counted
+# Triton would make a constant of a side of 1, and compile anew where it divides by 16.
+SIDES = ("height", "width")
 IS_MIXUP = tl.constexpr(MIXUP)
 IS_CUTMIX = tl.constexpr(CUTMIX)
 IS_ALONE = tl.constexpr(NO_MIX)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIDES)
 def count(
     images,
     kinds,
@@ -99,7 +101,7 @@ def count(
             tl.atomic_max(counts + 5, high_blue)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIDES)
 def tabulate(kinds, parameters, tables, counts, height, width, slot: tl.constexpr):
     """What operation `slot` makes of each of the 256 values in each channel: tables (B, PAIR, 3, 256) uint8."""
     sample = tl.program_id(0)
@@ -138,7 +140,7 @@ def tabulate(kinds, parameters, tables, counts, height, width, slot: tl.constexp
             tl.store(tables + ((sample * PAIR + slot) * 3 + channel) * 256 + value, result.to(tl.uint8))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIDES)
 def operate(
     images,
     out,
@@ -181,7 +183,7 @@ def operate(
     tl.store(at + 2, blue.to(tl.uint8), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIDES)
 def finish(
     images,
     out,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from loaders import draws as sample_draws
 from loaders.augment.boxes import inside_of
+from loaders.augment.checks import check_mix, is_whole
 from loaders.augment.upload import upload
 from loaders.draws import CUTMIX, MIXUP, Ints, MixDraws
 from loaders.errors import InputError
@@ -52,7 +53,7 @@ class Mix:
         for name, share in (("probability", self.probability), ("switch_probability", self.switch_probability)):
             if not 0 <= share <= 1:
                 raise InputError(f"Mixing's {name} is {share}: give a number from 0 to 1.")
-        if not isinstance(self.group, int) or self.group < 2:
+        if not is_whole(self.group) or self.group < 2:
             raise InputError(f"Mixing's group is {self.group}: give at least 2, since nobody is mixed with itself.")
         if self.mode not in ("elem", "batch"):
             raise InputError(f"Mixing's mode is {self.mode!r}: give 'elem' or 'batch'.")
@@ -102,18 +103,14 @@ class Mix:
             draws: of these B samples, at this size.
 
         Raises:
-            InputError: if the images or the number of draws are not as above.
+            InputError: if the images are not as above, or the draws are not of these images.
         """
         if not images.is_floating_point() or images.ndim != 4 or images.shape[1] != 3:
             raise InputError(
                 f"Mixing was given {images.dtype} images of shape {tuple(images.shape)}: "
                 "give normalised floating-point images of shape (B, 3, H, W)."
             )
-        if len(draws.kind) != len(images):
-            raise InputError(
-                f"Mixing was given {len(images)} images and draws for {len(draws.kind)}: "
-                "draw with the ids of these images."
-            )
+        check_mix(draws, len(images), *images.shape[2:])
         result = images.clone()
         mixup = np.flatnonzero(draws.kind == MIXUP)
         if len(mixup):

@@ -1,6 +1,7 @@
 """Augmentation of a batch in the CPU's memory by the compiled library: bit for bit the plain torch, without Python.
 
-A thread takes a sample from its first operation to its last, so that it stays in the core's cache.
+A thread takes a sample from its first operation to its last, so that it stays in the core's cache. A process keeps up
+to 256 MiB of uint8 results and as much of float32 ones for the next batches, as `loaders.memory.ReusedArrays` says.
 """
 
 from __future__ import annotations
@@ -20,10 +21,19 @@ from loaders.native.handle import Handle
 from loaders.native.library import library, why_missing
 
 _KEPT = 4  # results whose memory is used again: of a loader's batches as many are under way
-_LIMIT = 2**30  # bytes of them
+_LIMIT = 2**28  # bytes of them, of either type: three batches of 128 at 224 pixels in float32
 _outputs, _outputs_of_floats = ReusedArrays(_KEPT, _LIMIT), ReusedArrays(_KEPT, _LIMIT)
 _lock = threading.Lock()
 _threads: dict[tuple[int, int], Handle] = {}  # by the process, because a fork copies no threads, and their number
+
+
+def _renew_lock() -> None:
+    # As `loaders.memory` renews its own.
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 def is_there() -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from loaders.augment import on_cpu
+from loaders.augment.checks import check_count, check_erase, check_mix
 from loaders.augment.erasing import Erase
 from loaders.augment.finishing import finish_of
 from loaders.augment.mixing import Mix
@@ -70,10 +71,12 @@ class Augment:
             given = getattr(self, name)
             if given is not None and not isinstance(given, kind):
                 raise InputError(f"The {name} is {given!r}: give a {kind.__name__} of loaders.augment, or None.")
-        if len(self.mean) != 3 or not all(math.isfinite(value) for value in self.mean):
-            raise InputError(f"The mean is {self.mean}: give three finite numbers, for red, green and blue.")
-        if len(self.std) != 3 or not all(math.isfinite(value) and value > 0 for value in self.std):
-            raise InputError(f"The std is {self.std}: give three positive numbers, for red, green and blue.")
+        for name, above, numbers in (("mean", -math.inf, "finite"), ("std", 0.0, "positive")):
+            given = getattr(self, name)
+            values = _numbers(given)
+            if len(values) != 3 or not all(above < value < math.inf for value in values):
+                raise InputError(f"The {name} is {given}: give three {numbers} numbers, for red, green and blue.")
+            object.__setattr__(self, name, values)  # of a list too: what is kept by them needs tuples
         if self.dtype not in _DTYPES:
             raise InputError(f"The dtype is {self.dtype}: give torch.float32, torch.bfloat16 or torch.float16.")
 
@@ -111,7 +114,7 @@ class Augment:
             (B, 3, H, W) of `dtype`, channels_last, on the same device.
 
         Raises:
-            InputError: if the images are not as above.
+            InputError: if the images are not as above, or the draws are not of these images.
         """
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape[1:3]:
             raise InputError(
@@ -121,13 +124,13 @@ class Augment:
         for part, drawn in ((self.policy, draws.ops), (self.mix, draws.mix), (self.erase, draws.erase)):
             if (part is None) != (drawn is None):
                 raise InputError("Augmentation was given draws of another Augment: draw with the same one.")
-            if drawn is not None and len(drawn[0]) != len(images):
-                raise InputError(
-                    f"Augmentation was given {len(images)} images and draws for {len(drawn[0])}: "
-                    "draw with the ids of these images."
-                )
-        # Compiled code and kernels go where these say.
-        _check_boxes(draws, *images.shape[1:3])
+        count, height, width, _ = images.shape
+        if draws.ops is not None:  # what they say is checked where they become a table
+            check_count("Augmentation", count, len(draws.ops.ops))
+        if draws.erase is not None:
+            check_erase(draws.erase, count, height, width)
+        if draws.mix is not None:
+            check_mix(draws.mix, count, height, width)
         if images.is_cuda:
             return self.by_kernels(images, draws)
         if images.device.type == "cpu" and on_cpu.is_there():
@@ -145,7 +148,11 @@ class Augment:
         return normalised.to(self.dtype)
 
     def by_kernels(self, images: Tensor, draws: AugmentDraws) -> Tensor:
-        """The same by Triton's kernels, on a card, or anywhere in Triton's interpreter."""
+        """The same by Triton's kernels, on a card, or anywhere in Triton's interpreter.
+
+        Raises:
+            InputError: if the images are too large for them: `loaders.augment.fused.MAX_PIXELS`.
+        """
         from loaders.augment import fused  # Triton
 
         table = self._table(images, draws)
@@ -182,13 +189,12 @@ class Augment:
         return values.view(images.shape).permute(0, 3, 1, 2)
 
 
-def _check_boxes(draws: AugmentDraws, height: int, width: int) -> None:
-    for boxes in (part.boxes for part in (draws.mix, draws.erase) if part is not None):
-        if boxes.size and (boxes.min() < 0 or boxes[:, 2].max() > height or boxes[:, 3].max() > width):
-            raise InputError(
-                f"Augmentation was given {height}x{width} images and boxes down to row {boxes[:, 2].max()} and column "
-                f"{boxes[:, 3].max()}: draw with the size of these images."
-            )
+def _numbers(given: object) -> tuple[float, ...]:
+    """What is given as numbers; none where it is no sequence of them."""
+    try:
+        return tuple(float(value) for value in given)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        return ()
 
 
 @lru_cache(maxsize=16)

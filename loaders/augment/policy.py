@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from loaders.augment.checks import check_count, is_whole
 from loaders.augment.running import run_operations
 from loaders.augment.spaces import Space
 from loaders.augment.table import Fill, Table, table_of
@@ -19,7 +20,7 @@ BLACK: Fill = (0, 0, 0)
 _Range = tuple[float, float]
 
 
-class Policy(nn.Module):
+class Policy(nn.Module, ABC):
     """Operations on uint8 images, drawn for every sample by itself.
 
     `Augment` takes one for a loader of this package. Elsewhere it is a module like any other::
@@ -28,13 +29,13 @@ class Policy(nn.Module):
         images = augment(images)  # (B, 3, H, W) uint8, on a CPU or a card
 
     Args:
-        num_ops: of a sample, at most.
+        num_ops: of a sample, at least 1.
         levels: the least and the greatest that the space has, of all operations or of each.
         fill: what comes from outside an image: red, green and blue, 0 to 255.
         num_bins: where all levels are whole numbers below it.
 
     Raises:
-        InputError: if `fill` is out of its range.
+        InputError: if `num_ops` or `fill` is out of its range.
     """
 
     def __init__(
@@ -45,11 +46,17 @@ class Policy(nn.Module):
         num_bins: int | None = None,
     ) -> None:
         super().__init__()
-        if len(fill) != 3 or not all(0 <= value <= 255 for value in fill):
-            raise InputError(f"The fill is {fill}: give red, green and blue from 0 to 255.")
+        if not is_whole(num_ops) or num_ops < 1:
+            raise InputError(f"{type(self).__name__}'s num_ops is {num_ops}: give 1 or more, or leave the policy out.")
+        if (
+            not isinstance(fill, Sequence)
+            or len(fill) != 3
+            or not all(is_whole(value) and 0 <= value <= 255 for value in fill)
+        ):
+            raise InputError(f"The fill is {fill}: give red, green and blue, whole numbers from 0 to 255.")
         self._levels = levels
         self.num_ops = num_ops
-        self.fill = fill
+        self.fill: Fill = (fill[0], fill[1], fill[2])
         self.num_bins = num_bins
 
     @property
@@ -78,7 +85,11 @@ class Policy(nn.Module):
         """
 
     def table(self, draws: OpDraws, height: int, width: int) -> Table:
-        """The draws as what the operations read, for images of a size in pixels."""
+        """The draws as what the operations read, for images of a size in pixels.
+
+        Raises:
+            InputError: if they cannot be this policy's.
+        """
         return table_of(self.space, draws, height, width, self.fill, self.num_bins)
 
     def forward(self, images: Tensor, draws: OpDraws | None = None) -> Tensor:
@@ -93,7 +104,7 @@ class Policy(nn.Module):
             (B, 3, H, W) uint8, channels_last.
 
         Raises:
-            InputError: if the images or the number of draws are not as above.
+            InputError: if the images are not as above, or the draws not this policy's for as many.
         """
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
             raise InputError(
@@ -103,10 +114,6 @@ class Policy(nn.Module):
         if draws is None:
             seed = int(torch.randint(2**62, (), dtype=torch.int64))
             draws = self.draw(seed, 0, np.arange(len(images)))
-        if len(draws.ops) != len(images):
-            raise InputError(
-                f"{type(self).__name__} was given {len(images)} images and draws for {len(draws.ops)}: "
-                "draw with the ids of these images."
-            )
+        check_count(type(self).__name__, len(images), len(draws.ops))
         pixels = images.permute(0, 2, 3, 1)
         return run_operations(pixels, self.table(draws, *pixels.shape[1:3])).permute(0, 3, 1, 2)

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from loaders import draws as sample_draws
+from loaders.augment.checks import is_whole
 from loaders.augment.policy import BLACK, Policy
 from loaders.augment.spaces import Space, torchvision_space, wide_space
 from loaders.augment.table import Fill
@@ -31,21 +32,21 @@ class RandAugment(Policy):
         InputError: if a value is out of its range.
     """
 
+    num_bins: int
+
     def __init__(self, *, num_ops: int = 2, magnitude: int = 9, num_bins: int = 31, fill: Fill = BLACK) -> None:
-        if num_ops < 1:
-            raise InputError(f"RandAugment's num_ops is {num_ops}: give at least 1, or leave RandAugment out.")
         _check_bins("RandAugment", num_bins)
-        if not 0 <= magnitude < num_bins:
+        if not is_whole(magnitude) or not 0 <= magnitude < num_bins:
             raise InputError(
-                f"RandAugment's magnitude is {magnitude}: give 0 to {num_bins - 1}, since there are {num_bins} bins."
+                f"RandAugment's magnitude is {magnitude}: give a whole number from 0 to {num_bins - 1}, since there "
+                f"are {num_bins} bins."
             )
         super().__init__(num_ops, (0.0, num_bins - 1.0), fill, num_bins)
         self.magnitude = magnitude
-        self._bins = num_bins
 
     @property
     def space(self) -> Space:
-        return torchvision_space(self._bins)
+        return torchvision_space(self.num_bins)
 
     def draw(self, seed: int, epoch: int, ids: Ints) -> OpDraws:
         """As `Policy.draw`: every operation is equally likely, and so is either sign."""
@@ -65,20 +66,21 @@ class TrivialAugment(Policy):
         InputError: if a value is out of its range.
     """
 
+    num_bins: int
+
     def __init__(self, *, num_bins: int = 31, fill: Fill = BLACK) -> None:
         _check_bins("TrivialAugment", num_bins)
         super().__init__(1, (0.0, num_bins - 1.0), fill, num_bins)
-        self._bins = num_bins
 
     @property
     def space(self) -> Space:
-        return wide_space(self._bins)
+        return wide_space(self.num_bins)
 
     def draw(self, seed: int, epoch: int, ids: Ints) -> OpDraws:
         """As `Policy.draw`: every operation, bin and sign is equally likely."""
         ops, signs = sample_draws.operations(seed, epoch, ids, 1, len(self.space))
         shares = sample_draws.strengths(seed, epoch, ids, 1)[..., 0]
-        return OpDraws(ops, np.floor(shares * self._bins), signs)
+        return OpDraws(ops, np.floor(shares * self.num_bins), signs)
 
 
 class TimmRandAugment(Policy):
@@ -111,8 +113,6 @@ class TimmRandAugment(Policy):
         interpolated: bool = True,
         fill: Fill = _MEAN_COLOUR,
     ) -> None:
-        if num_ops < 1:
-            raise InputError(f"RandAugment's num_ops is {num_ops}: give at least 1, or leave RandAugment out.")
         if not 0 <= magnitude <= MAX_LEVEL:
             raise InputError(f"timm's RandAugment was given the magnitude {magnitude}: give 0 to {MAX_LEVEL:.0f}.")
         if not magnitude_std >= 0:
@@ -144,5 +144,5 @@ class TimmRandAugment(Policy):
 
 
 def _check_bins(name: str, num_bins: int) -> None:
-    if num_bins < 2:
-        raise InputError(f"{name}'s num_bins is {num_bins}: give at least 2; 31 is usual.")
+    if not is_whole(num_bins) or num_bins < 2:
+        raise InputError(f"{name}'s num_bins is {num_bins}: give a whole number of at least 2; 31 is usual.")

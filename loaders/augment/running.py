@@ -31,6 +31,8 @@ def run_operations(images: Tensor, table: Table) -> Tensor:
 
 def plainly(images: Tensor, table: Table) -> Tensor:
     """The same in plain torch: samples whose operations are of one kind go through it together."""
+    if not len(images):
+        return images.clone()
     fill = upload(np.array(table.fill, dtype=np.uint8), images.device)
     for slot in range(table.kinds.shape[1]):
         kinds = table.kinds[:, slot]

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loaders.augment import kinds
+from loaders.augment.checks import check_ops
 from loaders.augment.spaces import Space, parameters_of
 from loaders.draws import Floats, Ints, OpDraws
 
@@ -19,8 +20,8 @@ class Table(NamedTuple):
     """The operations of B samples.
 
     Attributes:
-        kinds: (B, num_ops) int32, of `loaders.augment.kinds`, in the order in which they are applied.
-        parameters: (B, num_ops, NUM_PARAMETERS) float32.
+        kinds: (B, num_ops) int32 in one piece, of `loaders.augment.kinds`, in the order in which they are applied.
+        parameters: (B, num_ops, NUM_PARAMETERS) float32 in one piece.
         fill: what comes from outside an image: red, green and blue, 0 to 255.
         possible: the kinds that other draws from the same space may have.
     """
@@ -41,7 +42,11 @@ def table_of(space: Space, draws: OpDraws, height: int, width: int, fill: Fill, 
         width: likewise.
         fill: red, green and blue, 0 to 255.
         num_bins: where all levels are whole numbers below it: then a batch is one look-up.
+
+    Raises:
+        InputError: if the draws cannot be from `space`.
     """
+    check_ops(draws, len(space), num_bins)
     of_ops = np.array([operation.kind for operation in space], dtype=np.int32)
     possible = frozenset(operation.kind for operation in space)
     if num_bins is None:
@@ -50,7 +55,9 @@ def table_of(space: Space, draws: OpDraws, height: int, width: int, fill: Fill, 
     else:
         of_all = _of_all_bins(space, num_bins, height, width)
         parameters = of_all[draws.ops, draws.levels.astype(np.int64), (draws.signs > 0).astype(np.int64)]
-    return Table(of_ops[draws.ops], parameters.reshape(*draws.ops.shape, kinds.NUM_PARAMETERS), fill, possible)
+    parameters = parameters.reshape(*draws.ops.shape, kinds.NUM_PARAMETERS)
+    # In one piece whatever the draws' layout, which a look-up keeps: compiled code is given addresses.
+    return Table(np.ascontiguousarray(of_ops[draws.ops]), np.ascontiguousarray(parameters), fill, possible)
 
 
 @lru_cache(maxsize=16)

@@ -63,11 +63,13 @@ void central_box(double height, double width, const Ranges& ranges, std::int64_t
 
 }  // namespace
 
-// `blocks` blocks of four words for each of n ids, into out (n, 4 * blocks): 32 bits each, as 64-bit numbers.
-TWISTNET_PUBLIC void twistnet_philox(std::int64_t n, const std::int64_t* ids, std::uint64_t seed, std::uint32_t epoch,
-                                     std::uint32_t purpose, std::int64_t blocks, std::uint64_t* out) {
+// `blocks` blocks of four words for each of n ids, from a sample's block `first` on, into out (n, 4 * blocks): 32 bits
+// each, as 64-bit numbers.
+TWISTNET_PUBLIC void twistnet_words(std::int64_t n, const std::int64_t* ids, std::uint64_t seed, std::uint32_t epoch,
+                                    std::uint32_t purpose, std::int64_t first, std::int64_t blocks,
+                                    std::uint64_t* out) {
   for (std::int64_t sample = 0; sample < n; ++sample) {
-    for (std::int64_t block = 0; block < blocks; ++block) {
+    for (std::int64_t block = first; block < first + blocks; ++block) {
       std::uint32_t words[4];
       draw({seed, epoch, purpose}, ids[sample], block, words);
       for (const std::uint32_t word : words) *out++ = word;

@@ -83,7 +83,7 @@ def _declare(opened: ctypes.CDLL) -> None:
     opened.twistnet_finish.argtypes = [*images, *[_POINTER] * 8]
     opened.twistnet_finish.restype = _I32
     draw = (_I64, _POINTER, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_uint32, _I64)
-    opened.twistnet_philox.argtypes = [*draw, _POINTER]
-    opened.twistnet_philox.restype = None
+    opened.twistnet_words.argtypes = [*draw, _I64, _POINTER]
+    opened.twistnet_words.restype = None
     opened.twistnet_crops.argtypes = [*draw, *[_POINTER] * 5]
     opened.twistnet_crops.restype = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import torch
@@ -44,7 +45,8 @@ def show(
     named = recipes.named(recipe).with_changes(policy=policy, size=size, seed=seed)
     if epoch < 0:
         raise InputError(f"--epoch {epoch} is too small: epochs count from 0.")
-    count = -(-_IMAGES // named.mix_group) * named.mix_group
+    whole = math.lcm(named.mix_group, named.repeats)  # so that no group and no image's views are cut off
+    count = -(-_IMAGES // whole) * whole
     augment = dataclasses.replace(named.train_augment(), dtype=torch.float32)
     with loaders.open_loader(
         data_dir,
@@ -56,10 +58,13 @@ def show(
         seed=named.seed,
         shuffle=named.shuffle,
         crops=named.crops(),
+        repeats=named.repeats,
     ) as loader:
         batch = next(loader.epoch(epoch))
         classes = loader.classes
-    with loaders.open_loader(data_dir, split, _IMAGES, train=True, size=named.size, seed=seed) as loader:
+    with loaders.open_loader(
+        data_dir, split, _IMAGES, train=True, size=named.size, seed=named.seed, crops=named.crops()
+    ) as loader:
         image = most_colourful(next(loader.epoch(epoch)).images)
     if augment.policy is None:
         print("No operations are drawn: the policy is none.")
