@@ -31,7 +31,7 @@ from loaders.errors import InputError
 from loaders.native.library import why_missing
 from loaders.order import Order
 from loaders.philox import Purpose, bits, uniforms
-from twistnet import recipe as recipes
+from twistnet import recipes
 from twistnet.augment_sheets import most_colourful
 from twistnet.building import open_split
 from twistnet.commands import augment as command
