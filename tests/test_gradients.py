@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import timm
@@ -38,10 +39,13 @@ def weights_after(rank: int, world_size: int, port: int, tree: Path, out: Path, 
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), **address)
         torch.set_num_threads(1)
-    if "FROZEN_STATISTICS" in os.environ:
-        make = building.make_model
-        twistnet.train.make_model = lambda *given: freeze_batch_norm_2d(make(*given))
-    with distributed.join("cpu") as world:
+    frozen = "FROZEN_STATISTICS" in os.environ
+
+    def make_model(*given: Any) -> torch.nn.Module:
+        model = building.make_model(*given)
+        return freeze_batch_norm_2d(model) if frozen else model
+
+    with mock.patch.object(twistnet.train, "make_model", make_model), distributed.join("cpu") as world:
         train(Job(data_dir=tree, run_dir=out, weights_name="final.pt", workers=1, log_every=1), recipe, world)
 
 

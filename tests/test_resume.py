@@ -210,7 +210,7 @@ def test_two_ranks_score_the_model_that_they_save(whole: Callable[[int], Run], t
         World(rank=0, world_size=1, device=torch.device("cpu")),
     )
     model = make_model(recipe, 3, world)
-    model.load_state_dict(torch.load(run.folder / "latest.pt", weights_only=True)["model"])
+    model.load_state_dict(torch.load(run.folder / "latest.pt", weights_only=True)["ema"])
     loader = open_split(Job(data_dir=tree, run_dir=tree, weights_name="any.pt"), "val", recipe, world, train=False)
     alone = evaluate(model, loader, world, Precision.choose(world.device, amp=False))
     loader.close()
