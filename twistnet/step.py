@@ -131,10 +131,9 @@ class TrainStep:
                 torch.autograd.backward(self.scaler.scale(loss / len(parts)))
             count(logits.detach(), loss.detach(), part)
         self.scaler.unscale_(self.optimiser)
-        limit = float("inf") if self.recipe.clip_grad is None else self.recipe.clip_grad
         norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         if self.recipe.clip_grad is not None:
-            nn.utils.clip_grads_with_norm_(self.model.parameters(), limit, norm)
+            nn.utils.clip_grads_with_norm_(self.model.parameters(), self.recipe.clip_grad, norm)
         finite = norm.isfinite()  # float16 overflows now and then, and the scaler skips that step
         self.grad_norm += torch.stack((norm.where(finite, 0.0), finite.to(norm.dtype))).double()
         self.scaler.step(self.optimiser)

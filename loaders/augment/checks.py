@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from loaders.draws import CUTMIX, EraseDraws, MixDraws, OpDraws
 from loaders.errors import InputError
@@ -18,6 +19,15 @@ _TOLERANCE = 1e-6  # of a weight in float32
 def is_whole(value: object) -> bool:
     """Whether a setting is a whole number by its type: 9 is, 9.0 and True are not."""
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def check_normalised(what: str, images: Tensor) -> None:
+    """Raises InputError unless these are (B, 3, H, W) floating point."""
+    if not images.is_floating_point() or images.ndim != 4 or images.shape[1] != 3:
+        raise InputError(
+            f"{what} was given {images.dtype} images of shape {tuple(images.shape)}: "
+            "give normalised floating-point images of shape (B, 3, H, W)."
+        )
 
 
 def check_count(what: str, images: int, draws: int) -> None:

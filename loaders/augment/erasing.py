@@ -12,7 +12,7 @@ from torch import Tensor
 
 from loaders import draws as sample_draws
 from loaders.augment.boxes import inside_of
-from loaders.augment.checks import check_erase
+from loaders.augment.checks import check_erase, check_normalised
 from loaders.augment.upload import upload
 from loaders.draws import EraseDraws, Ints
 from loaders.errors import InputError
@@ -79,11 +79,7 @@ class Erase:
         Raises:
             InputError: if the images are not as above, or the draws are not of these images.
         """
-        if not images.is_floating_point() or images.ndim != 4 or images.shape[1] != 3:
-            raise InputError(
-                f"Erasing was given {images.dtype} images of shape {tuple(images.shape)}: "
-                "give normalised floating-point images of shape (B, 3, H, W)."
-            )
+        check_normalised("Erasing", images)
         check_erase(draws, len(images), *images.shape[2:])
         inside = inside_of(upload(draws.boxes, images.device), *images.shape[2:])
         colours = upload(draws.colours, images.device)[:, :, None, None].to(images.dtype)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from loaders import draws as sample_draws
 from loaders.augment.boxes import inside_of
-from loaders.augment.checks import check_mix, is_whole
+from loaders.augment.checks import check_mix, check_normalised, is_whole
 from loaders.augment.upload import upload
 from loaders.draws import CUTMIX, MIXUP, Ints, MixDraws
 from loaders.errors import InputError
@@ -105,11 +105,7 @@ class Mix:
         Raises:
             InputError: if the images are not as above, or the draws are not of these images.
         """
-        if not images.is_floating_point() or images.ndim != 4 or images.shape[1] != 3:
-            raise InputError(
-                f"Mixing was given {images.dtype} images of shape {tuple(images.shape)}: "
-                "give normalised floating-point images of shape (B, 3, H, W)."
-            )
+        check_normalised("Mixing", images)
         check_mix(draws, len(images), *images.shape[2:])
         result = images.clone()
         mixup = np.flatnonzero(draws.kind == MIXUP)
