@@ -94,20 +94,26 @@ def test_impossible_options_are_refused(changes: dict[str, Any], message: str) -
 
 
 def test_values_are_set_by_name_and_type() -> None:
-    found = settings(("ema_decay=0.99", "flip_tta=yes", "clip_grad=none", "optimiser=adamw"), size=64, lr=None)
+    found = settings(("ema_decay=0.99", "flip_tta=yes", "clip_grad=2", "optimiser=adamw"), size=64, lr=None)
     assert found == {
-        **{"ema_decay": 0.99, "flip_tta": True, "clip_grad": None, "optimiser": "adamw"},
-        **{"size": 64, "eval_size": 64, "lr": None},
+        **{"ema_decay": 0.99, "flip_tta": True, "clip_grad": 2.0, "optimiser": "adamw"},
+        **{"size": 64, "lr": None},
     }
-    assert settings(("eval_size=96",), size=64)["eval_size"] == 96
+
+
+def test_evaluation_keeps_to_the_size_where_it_had_it() -> None:
+    assert named("guide").with_changes(size=64).eval_size == 64
+    assert named("guide").with_changes(size=64, eval_size=96).eval_size == 96
+    assert named("fast16").with_changes(size=192).eval_size == 256
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ("ema_decy=0.9", "--set ema_decy=0.9 names no value of a recipe: did you mean ema_decay?"),
-        ("ema_decay", "--set ema_decay names no value"),
-        ("name=mine", "--set name=mine names no value"),
+        ("ema_decay", "--set ema_decay lacks its value: give --set ema_decay=VALUE."),
+        ("name=mine", "--set name is the recipe's own: take --recipe."),
+        ("clip_grad=none", "--set clip_grad: 'none' stands for no value, which only leaving it out does."),
         ("repeats=two", "--set repeats: 'two' is not a whole number."),
         ("lr=0.2", "--set lr=0.2 and lr 0.1 are both given: leave one out."),
     ],

@@ -23,6 +23,7 @@ class Profile:
 
     def __init__(self, steps: int, folder: Path, device: torch.device, say: Callable[[str], None]) -> None:
         self._folder, self._say, self._steps = folder, say, steps
+        self._seen = 0
         self._by = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
         self._profiler: torch.profiler.profile | None = None
         if steps:
@@ -39,6 +40,7 @@ class Profile:
     def step(self) -> None:
         """To be called after every step."""
         if self._profiler is not None:
+            self._seen += 1
             self._profiler.step()
 
     def close(self) -> None:
@@ -46,12 +48,19 @@ class Profile:
         if self._profiler is not None:
             self._profiler.stop()
             self._profiler = None
+            if self._seen <= WARM_UP:
+                self._say(
+                    f"[Warning] Nothing was profiled: the run has {self._seen} steps, of which {WARM_UP} warm up."
+                )
 
     def _write(self, profiler: torch.profiler.profile) -> None:
+        recorded = min(self._steps, self._seen - WARM_UP)
+        if recorded < 1:
+            return
         table = profiler.key_averages().table(sort_by=self._by, row_limit=ROWS + 1, max_name_column_width=80)
         (self._folder / "profile.txt").write_text(table + "\n")
         profiler.export_chrome_trace(str(self._folder / "trace.json.gz"))
         self._say(
-            f"Profiled {self._steps} steps: {self._folder / 'profile.txt'}, and trace.json.gz beside it for "
+            f"Profiled {recorded} steps: {self._folder / 'profile.txt'}, and trace.json.gz beside it for "
             "chrome://tracing or ui.perfetto.dev."
         )

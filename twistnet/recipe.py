@@ -62,7 +62,8 @@ class Recipe:
             on cards by TF32; None: bfloat16 on cards that have it, else float32.
         compress_gradients: whether ranks exchange gradients in bfloat16.
         sync_batch_norm: whether batch norm's statistics are those of all ranks' batches.
-        ema_decay: of the moving average of the weights, a step, which is then what is scored and kept; 0 is off.
+        ema_decay: of the moving average of the weights, a step, which is then what is scored and kept; 0 is off. Early
+            steps have a smaller one, as timm's warm-up of it: a short run would keep its random start otherwise.
         flip_tta: whether evaluation averages the logits of each image and its mirror image.
         seed: of initialisation, order and draws.
 
@@ -139,6 +140,11 @@ class Recipe:
             raise InputError(f"clip_grad {self.clip_grad} is impossible: take a norm above 0, or leave it out.")
         if self.start_size is not None and not 32 <= self.start_size <= self.size:
             raise InputError(f"start_size {self.start_size} is impossible: take 32 to the size, {self.size}.")
+        if self.start_size is not None and self.ramp_end == 0 and self.start_size < self.size:
+            raise InputError(
+                f"start_size {self.start_size} is without effect: set ramp_end too, the share of the epochs at which "
+                f"images have grown to {self.size}, above 0."
+            )
         if not 0 <= self.ramp_start <= self.ramp_end <= 1:
             raise InputError(
                 f"ramp_start {self.ramp_start} and ramp_end {self.ramp_end} are impossible: "
@@ -167,7 +173,7 @@ class Recipe:
         if epoch <= start:
             return self.start_size
         grown = self.start_size + (self.size - self.start_size) * (epoch - start) / (end - start)
-        return round(grown / _SIZE_STEP) * _SIZE_STEP
+        return min(max(round(grown / _SIZE_STEP) * _SIZE_STEP, self.start_size), self.size)
 
     def crops(self) -> CropPolicy:
         """How images are cropped, flipped and resized."""
@@ -188,7 +194,8 @@ class Recipe:
     def with_changes(self, **changes: Any) -> Recipe:
         """The recipe with those fields replaced that are not None.
 
-        Fewer epochs shorten a warm-up that is not named, and a smaller size the size that training begins with.
+        Fewer epochs shorten a warm-up that is not named, and a smaller size the size that training begins with. Where
+        evaluation has the size of training, it keeps to it.
 
         Raises:
             InputError: for a field that does not exist or a value that is impossible.
@@ -198,6 +205,8 @@ class Recipe:
         if isinstance(epochs, int) and epochs >= 1 and given.get("warmup_epochs") is None:
             given["warmup_epochs"] = min(self.warmup_epochs, epochs - 1)
         size = given.get("size")
+        if isinstance(size, int) and self.eval_size == self.size:
+            given.setdefault("eval_size", size)
         if isinstance(size, int) and self.start_size is not None and given.get("start_size") is None:
             given["start_size"] = min(self.start_size, size)
         return from_dict({**dataclasses.asdict(self), **given})

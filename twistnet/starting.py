@@ -51,8 +51,8 @@ def start(
     for key, value in wanted.items():
         if getattr(stored, key) != value:
             raise InputError(
-                f"--{key if key != 'name' else 'recipe'} {value} differs from the {getattr(stored, key)} that {resume} "
-                f"was trained with: leave the flag out, or start a new run."
+                f"{'recipe' if key == 'name' else key} {value} differs from the {getattr(stored, key)} that {resume} "
+                f"was trained with: leave it out, or start a new run."
             )
     if batch_size * accumulate * world_size != total:
         raise InputError(
@@ -67,8 +67,7 @@ def settings(given: Sequence[str], /, **flags: Any) -> dict[str, Any]:
 
     Args:
         given: the elements of `--set`.
-        flags: fields of the recipe that have flags of their own; None where they were not given. A size is that of
-            the evaluation too, unless `given` names another.
+        flags: fields of the recipe that have flags of their own; None where they were not given.
 
     Raises:
         InputError: for what is no field of a recipe, has another type, or is given twice.
@@ -77,7 +76,11 @@ def settings(given: Sequence[str], /, **flags: Any) -> dict[str, Any]:
     found = dict(flags)
     for text in given:
         name, equals, value = text.partition("=")
-        if not equals or name not in kinds or name == "name":
+        if not equals and name in kinds:
+            raise InputError(f"--set {name} lacks its value: give --set {name}=VALUE.")
+        if name == "name":
+            raise InputError("--set name is the recipe's own: take --recipe.")
+        if name not in kinds:
             raise InputError(
                 f"--set {text} names no value of a recipe{did_you_mean(name, kinds) or ': see twistnet show.'}"
             )
@@ -85,9 +88,10 @@ def settings(given: Sequence[str], /, **flags: Any) -> dict[str, Any]:
             raise InputError(f"--set {text} and {name} {found[name]} are both given: leave one out.")
         try:
             found[name] = convert(value, kinds[name])
+            if found[name] is None:
+                raise ValueError("stands for no value, which only leaving it out does")
         except ValueError as error:
             raise InputError(f"--set {name}: {value!r} {error}.") from None
-    found.setdefault("eval_size", flags.get("size"))
     return found
 
 

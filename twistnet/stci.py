@@ -73,8 +73,11 @@ class InteractionSelection(nn.Module):
         return x * weight[:, :, None, None]
 
     def weights(self, mean: Tensor) -> Tensor:
-        """(B, C) between 0 and 1, from the means over the pixels."""
-        weight: Tensor = self.fc[2:](mean)
+        """(B, C) between 0 and 1, from the means over the pixels, in their precision whatever the parameters have."""
+        weight = mean
+        for layer in list(self.fc.children())[2:]:
+            linear = isinstance(layer, nn.Linear)
+            weight = F.linear(weight, *(p.to(mean.dtype) for p in layer.parameters())) if linear else layer(weight)
         return weight
 
 
@@ -135,9 +138,9 @@ class MultiHeadSTCI(nn.Module):
         out = project(self._weighed(h))
         if gate is None:
             return batch_norm(out)  # type: ignore[no-any-return]
-        # In the affine part of the batch norm the gate costs nothing.
-        affine = {name: gate * getattr(batch_norm, name) for name in ("weight", "bias")}
-        return torch.func.functional_call(batch_norm, affine, (out,))  # type: ignore[no-any-return]
+        if type(batch_norm) is not nn.BatchNorm2d:  # statistics of all ranks
+            return gate * batch_norm(out)  # type: ignore[no-any-return]
+        return _gated(batch_norm, out, gate)
 
     def _products(self, h: Tensor) -> Tensor:
         """(B, num_heads * 44, H, W): every head's normalised channels and their products."""
@@ -159,7 +162,7 @@ class MultiHeadSTCI(nn.Module):
         products, mean, mean_square = interactions(z, self._kernels(z))
         with torch.autocast(z.device.type, enabled=False):  # a few numbers a sample: rounding them would save nothing
             weight = self.ais.weights(mean) if isinstance(self.ais, InteractionSelection) else torch.ones_like(mean)
-            groups = (len(z), self.norm.num_groups, -1)
+            groups = (len(z), self.norm.num_groups, mean.shape[1] // self.norm.num_groups)
             centre = (weight * mean).view(groups).mean(2, keepdim=True)
             power = (weight.square() * mean_square).view(groups).mean(2, keepdim=True)
             inverse = torch.rsqrt((power - centre.square()).clamp_min(0) + self.norm.eps)
@@ -176,6 +179,28 @@ class MultiHeadSTCI(nn.Module):
         kernels = z.new_zeros(z.shape[1], 1, 3, 3)
         kernels[:, :, 1, 1] = 1.0
         return kernels
+
+
+def _gated(batch_norm: nn.BatchNorm2d, x: Tensor, gate: Tensor) -> Tensor:
+    """gate * batch_norm(x): in the affine part of the batch norm the gate costs nothing.
+
+    The module itself is not touched but for its statistics, so that several threads may evaluate one model.
+    """
+    momentum = batch_norm.momentum
+    if batch_norm.training and batch_norm.num_batches_tracked is not None:
+        batch_norm.num_batches_tracked.add_(1)
+        if momentum is None:
+            momentum = 1.0 / float(batch_norm.num_batches_tracked)
+    return F.batch_norm(
+        x,
+        batch_norm.running_mean,
+        batch_norm.running_var,
+        gate * batch_norm.weight,
+        gate * batch_norm.bias,
+        batch_norm.training or batch_norm.running_mean is None,
+        momentum or 0.0,
+        batch_norm.eps,
+    )
 
 
 def fuse_heads(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

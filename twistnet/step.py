@@ -62,7 +62,7 @@ class TrainStep:
         self.precision = Precision.choose(world.device, recipe.amp)
         self.optimiser = make_optimiser(model, recipe)
         self.scaler = self.precision.scaler()
-        self.ema = ModelEmaV3(model, decay=recipe.ema_decay) if recipe.ema_decay else None
+        self.ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
         self.grad_norm = torch.zeros(2, dtype=torch.float64, device=world.device)
         self.compile_s: dict[int, float] = {}
         self.parallel = world.wrap(
@@ -140,7 +140,7 @@ class TrainStep:
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
         if self.ema is not None:
-            self.ema.update(self.model)
+            self.ema.update(self.model, step=step + 1)
 
     def _gradients_stay_here(self, more_to_come: bool) -> AbstractContextManager[None]:
         """Ranks exchange gradients with the last backward pass of a step only."""

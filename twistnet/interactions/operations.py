@@ -45,7 +45,15 @@ def interactions(z: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Returns:
         The products, (B, 44 * num_heads, H, W) of z's dtype in channels_last; and their means and mean squares over the
         pixels, (B, 44 * num_heads) of float32, or float64 where z is.
+
+    Raises:
+        ValueError: for other shapes.
     """
+    channels = z.shape[1] if z.ndim == 4 else 0
+    if not channels or channels % HEAD_CHANNELS or kernels.shape != (channels, 1, 3, 3):  # compiled code trusts them
+        raise ValueError(
+            f"z {tuple(z.shape)} and kernels {tuple(kernels.shape)} are not (B, 8n, H, W) and (8n, 1, 3, 3)"
+        )
     products, mean, mean_square = torch.ops.twistnet.interactions(z, kernels)
     return products, mean, mean_square
 
@@ -60,7 +68,14 @@ def scale_shift(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
     Returns:
         (B, C, H, W) of x's dtype in channels_last, rounded once.
+
+    Raises:
+        ValueError: for other shapes.
     """
+    if x.ndim != 4 or not scale.shape == shift.shape == x.shape[:2]:
+        raise ValueError(
+            f"scale {tuple(scale.shape)} and shift {tuple(shift.shape)} are not those of x {tuple(x.shape)}"
+        )
     out: Tensor = torch.ops.twistnet.scale_shift(x, scale, shift)
     return out
 
