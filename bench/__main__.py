@@ -9,10 +9,14 @@ from twistnet.commands import Command
 
 COMMANDS = {
     "gpu": Command("bench.gpu:gpu", "Check and measure all that wants a CUDA card"),
+    "storage": Command("bench.storage:storage", "Measure how fast a set is read, cold and warm"),
+    "decode": Command("bench.decode:decode", "Measure every decoder alone, on one core and on all"),
+    "upload": Command("bench.upload:upload", "Measure uploads of batches to the device"),
+    "compare": Command("bench.compare:compare", "Say which rows of two runs differ beyond their spread"),
     "conversion": Command("bench.conversion:conversion", "Measure conversion beside tarfile and FFCV"),
     "loaders": Command("bench.loaders:loaders", "Measure whole loaders, ours beside FFCV's, DALI's and torchvision's"),
     "step": Command("bench.steps:step", "Measure training steps without data, and the twist block alone"),
-    "train": Command("bench.training:train", "Measure training end to end, and what bounds it"),
+    "train": Command("bench.training:train", "Measure training end to end beside each of its stages alone"),
     "learning": Command("bench.learning:learning", "Train models on photographs over several seeds"),
     "augment": Command("bench.augment:augment", "Measure what augmentation costs a core, beside torchvision and timm"),
     "bookkeeping": Command("bench.bookkeeping:bookkeeping", "Measure what exact order and draws cost a processor"),

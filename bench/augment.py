@@ -22,22 +22,22 @@ CPU = torch.device("cpu")
 DRAWN = 1024  # samples
 
 
-def augment(*, rounds: int = 5, seconds: float = 2.0, images: int = 128, size: int = 224, threads: int = 1) -> None:
+def augment(*, batch_size: int = 128, size: int = 224, rounds: int = 5, seconds: float = 2.0, workers: int = 1) -> None:
     """Measures RandAugment and what follows it on the CPU, and adds rows to bench/results/augment.csv.
 
     Args:
+        batch_size: images of a batch.
+        size: side of the images in pixels.
         rounds: interleaved rounds.
         seconds: of each thing in one round.
-        images: of a batch.
-        size: side of the images in pixels.
-        threads: of torch, which the compiled library takes too; Pillow, and draws on the host, have one.
+        workers: threads of torch, which the compiled library takes too; Pillow, and draws on the host, have one.
     """
-    check_positive(rounds=rounds, seconds=seconds, images=images, size=size, threads=threads)
-    Mix().check_batch_size(images)
-    torch.set_num_threads(threads)
-    pixels = photographs(images, size)
+    check_positive(batch_size=batch_size, size=size, rounds=rounds, seconds=seconds, workers=workers)
+    Mix().check_batch_size(batch_size)
+    torch.set_num_threads(workers)
+    pixels = photographs(batch_size, size)
     planes = pixels.permute(0, 3, 1, 2).contiguous()
-    options = {"images": images, "size": size, "threads": threads}
+    options = {"batch": batch_size, "size": size, "workers": workers}
     runs: dict[str, Callable[[], int]] = {
         "ours": module_run(RandAugment(num_ops=2, magnitude=9), planes),
         "ours, plain torch": plain_run(RandAugment(num_ops=2, magnitude=9), pixels),
@@ -62,7 +62,7 @@ def augment(*, rounds: int = 5, seconds: float = 2.0, images: int = 128, size: i
         "the guide's": table_run(guide, size),
         "operations only": table_run(Augment(policy=RandAugment()), size),
     }
-    options = {"images": DRAWN, "size": size, "threads": threads}
+    options = {"batch": DRAWN, "size": size, "workers": workers}
     rates = append_and_print("draws and tables", runs, rounds, seconds, options)
     for name, rate in rates.items():
         print(f"Draws and tables of {DRAWN:,} samples, {name}: {DRAWN / rate.median * 1e3:.2f} ms.")
@@ -78,7 +78,7 @@ def append_and_print(
     for name, rate in rates.items():
         print(
             f"{what}: {name}: {rate.median:,.0f} img/s ({rate.low:,.0f} to {rate.high:,.0f}, n={rate.n}, "
-            f"threads={options['threads']}), {rate.median / last:.2f}x"
+            f"workers={options['workers']}), {rate.median / last:.2f}x"
         )
     print(f"Rows added to {path}: commit them.")
     return rates

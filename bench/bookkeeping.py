@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import statistics
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.loaders import make_set
+from bench.data import in_form, tree_of
 from bench.options import check_positive
 from bench.rows import append_rates
 from bench.timing import Rate
-from convert.photographs import make_demo_sets
 from loaders.crops import CropPolicy
 from loaders.loader import BatchLoader, Plan
 from loaders.native.decoder import NativeDecoder
@@ -35,20 +32,22 @@ class NoPixels(NativeDecoder):
         return {}
 
 
-def bookkeeping(*, rounds: int = 5, batch_size: int = 256, per_class: int = 300, epochs: int = 20) -> None:
+def bookkeeping(
+    *, data_dir: Path | None = None, images: int = 3000, batch_size: int = 256, rounds: int = 5, epochs: int = 20
+) -> None:
     """Measures order, draws, queues and header reading of a loader over shards, and adds a row.
 
     Args:
-        rounds: of all the epochs.
+        data_dir: a tree with a folder train/; photographs that packages ship are cut to ImageNet's sizes unless given.
+        images: to make, without --data_dir.
         batch_size: images of a batch.
-        per_class: images of each of the demo's classes.
+        rounds: of all the epochs.
         epochs: of one round.
     """
-    check_positive(rounds=rounds, batch_size=batch_size, per_class=per_class, epochs=epochs)
+    check_positive(images=images, batch_size=batch_size, rounds=rounds, epochs=epochs)
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        tree = make_demo_sets(Path(folder) / "demo", train_per_class=per_class).photographs
-        store = open_store(make_set("shards", tree, Path(folder), 1), "train")
+    with tree_of(data_dir, images) as (tree, root):
+        store = open_store(in_form("shards", tree, root, 1), "train")
         plan = Plan(
             store=store,
             decoder=NoPixels(),
@@ -68,10 +67,12 @@ def bookkeeping(*, rounds: int = 5, batch_size: int = 256, per_class: int = 300,
         loader = BatchLoader(plan, num_threads=2, look_ahead=3)
         found = [_images_per_core_second(loader, range(first, first + epochs)) for first in range(rounds + 1)][1:]
         loader.close()
-    rate = Rate(n=rounds, median=statistics.median(found), low=min(found), high=max(found))
+    rate = Rate.of(found)
     name = "order, draws, headers and queues"
     cost = {"us_per_image": round(1e6 / rate.median, 2), "percent_of_a_core": round(100 * GOAL / rate.median, 2)}
-    file = append_rates("bookkeeping", {name: rate}, {"batch": batch_size, "goal": GOAL}, CPU, {name: cost})
+    file = append_rates(
+        "bookkeeping", {name: rate}, {"data": tree.name, "batch": batch_size, "goal": GOAL}, CPU, {name: cost}
+    )
     print(
         f"{name}: {cost['us_per_image']} us of a core an image (n={rounds}, {1e6 / rate.high:.2f} to "
         f"{1e6 / rate.low:.2f}), {cost['percent_of_a_core']} % of a core at {GOAL:,} img/s"

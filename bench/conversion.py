@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from bench.data import QUALITY, tree_of
 from bench.options import check_positive
 from bench.peers.ffcv_writer import write_with_ffcv
 from bench.peers.tar_copy import copy_to_tars
@@ -18,38 +18,44 @@ from bench.rows import append_rates
 from bench.timing import Rate, measure
 from convert.converting import Conversion, convert_split
 from convert.images import ImagePolicy
-from convert.photographs import make_demo_sets
 from convert.sources import find_source
 from loaders import InputError
 from loaders.cores import usable_cores
 
-MAX_SIDE, QUALITY = 400, 90
+MAX_SIDE = 400
 CPU = torch.device("cpu")
 
 
-def conversion(*, rounds: int = 3, per_class: int = 300, links: int = 16, workers: int | None = None) -> None:
-    """Measures conversion on ImageNet-sized crops of photographs and adds rows to bench/results/conversion.csv.
+def conversion(
+    *,
+    data_dir: Path | None = None,
+    images: int = 2000,
+    links: int = 16,
+    rounds: int = 3,
+    workers: int | None = None,
+) -> None:
+    """Measures conversion and adds rows to bench/results/conversion.csv.
 
     Each round converts the whole set once in every way; start of processes, index and checksums included.
 
     Args:
-        rounds: interleaved rounds.
-        per_class: images of each of the demo's classes.
+        data_dir: a tree with a folder train/; photographs that packages ship are cut to ImageNet's sizes unless given.
+        images: to make, without --data_dir.
         links: names that each image has, at least 4, so that a round takes a while; a quarter where it is encoded anew.
+        rounds: interleaved rounds.
         workers: processes; the usable cores unless given.
     """
-    check_positive(rounds=rounds, per_class=per_class, workers=workers)
+    check_positive(images=images, rounds=rounds, workers=workers)
     if links < 4:
         raise InputError(f"--links {links} is too small: take at least 4.")
     workers = usable_cores() if workers is None else workers
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        tree = make_demo_sets(root / "demo", train_per_class=per_class).photographs
+    with tree_of(data_dir, images) as (tree, root):
         # This first: it decides what the server imports that all further processes are copies of.
         encoded = encode_rates(link(tree, root / "some", links // 4), root / "encode", rounds, workers)
         copied = copy_rates(link(tree, root / "linked", links), root / "copy", rounds, workers)
-    for options, rates in (({"images": "original"}, copied), ({"images": f"max_side={MAX_SIDE}"}, encoded)):
-        path = append_rates("conversion", rates, options | {"workers": workers, "quality": QUALITY}, CPU)
+    for policy, rates in (("original", copied), (f"max_side={MAX_SIDE}", encoded)):
+        options = {"images": policy, "data": tree.name, "workers": workers, "quality": QUALITY}
+        path = append_rates("conversion", rates, options, CPU)
         for what, rate in rates.items():
             print(f"{what}: {rate.median:,.0f} img/s ({rate.low:,.0f} to {rate.high:,.0f}, n={rate.n})")
     print(f"Rows added to {path}: commit them.")

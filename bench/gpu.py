@@ -15,7 +15,7 @@ import timm
 import torch
 from torch import Tensor
 
-from bench import gpu_loading
+from bench import gpu_loading, made_set
 from bench.conversion import link
 from bench.gpu_augmenting import augment_rates
 from bench.options import check_positive
@@ -23,6 +23,7 @@ from bench.pixels import PixelStore
 from bench.rows import append_rates
 from bench.steps import SEPARATE, TimedStep, block_rates, step_rates
 from bench.timing import Rate, measure
+from bench.upload import upload_rates
 from convert.converting import Conversion, convert_split
 from convert.images import ImagePolicy
 from convert.photographs import make_demo_sets
@@ -96,12 +97,12 @@ def measured(
 
 
 def loading(
-    device: torch.device, folder: Path, batch_size: int, size: int, rounds: int, seconds: float, per_class: int = 300
+    device: torch.device, folder: Path, batch_size: int, size: int, rounds: int, seconds: float, images: int = 3000
 ) -> Iterator[tuple[str, dict[str, Any], dict[str, Rate]]]:
     """Names, further options and rates of all that loads; without DALI what does without it."""
-    tree = make_demo_sets(folder / "larger", train_per_class=per_class, progress=False).photographs
+    tree = made_set.make_tree(folder / made_set.NAME, images=images)
     times: dict[str, Any] = {"batch_size": batch_size, "size": size, "rounds": rounds, "seconds": seconds}
-    yield "upload", {}, gpu_loading.upload_rates(device, **times)
+    yield "upload", {}, upload_rates(device, **times)
     pixels = PixelStore(tree, max_side=256, count=2048, times=16)
     for threads in THREADS:
         yield "raw 256 px", {"threads": threads}, gpu_loading.crop_rates(device, pixels, threads=threads, **times)

@@ -87,20 +87,6 @@ def crop_rates(
         return measure(runs, rounds=rounds, seconds=seconds, device=device)
 
 
-def upload_rates(device: torch.device, *, batch_size: int, size: int, rounds: int, seconds: float) -> dict[str, Rate]:
-    """Batches of uint8 from pinned memory to the device; from memory that is not pinned as the reference."""
-    pinned = torch.empty(batch_size, size, size, 3, dtype=torch.uint8, pin_memory=device.type == "cuda")
-    paged = torch.empty_like(pinned, pin_memory=False)
-    on_device = torch.empty_like(pinned, device=device)
-
-    def copy(batch: torch.Tensor) -> int:
-        on_device.copy_(batch, non_blocking=True)
-        return len(batch)
-
-    runs = {"pinned": functools.partial(copy, pinned), "paged": functools.partial(copy, paged)}
-    return measure(runs, rounds=rounds, seconds=seconds, device=device)
-
-
 def _batches(loader: Loader) -> Iterator[int]:
     for epoch in itertools.count():
         for batch in loader.epoch(epoch):

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bench.timing import peak_bytes
 from loaders import CropPolicy, open_loader
 from twistnet.recipes import named
 
@@ -56,19 +57,29 @@ def memory_bytes() -> int:
 
     What processes share is counted for each of them.
     """
+    return sum(peak_bytes(pid) for pid in _processes())
+
+
+def cpu_s() -> float:
+    """Seconds that the cores have worked for this process and for those of its children that have not ended."""
+    return sum(map(_cpu_ticks, _processes())) / os.sysconf("SC_CLK_TCK")
+
+
+def _processes() -> list[int]:
     pids = [os.getpid()]
     for task in Path("/proc/self/task").iterdir():
         with contextlib.suppress(OSError):  # the thread has ended
             pids += map(int, (task / "children").read_text().split())
-    return sum(_peak(pid) for pid in pids)
+    return pids
 
 
-def _peak(pid: int) -> int:
+def _cpu_ticks(pid: int) -> int:
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:  # it has ended
         return 0
-    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM")), 0)
+    # User and system, its own and those of its children that it has waited for: a DataLoader's, after each epoch.
+    return sum(map(int, fields[11:15]))
 
 
 def main(spec: dict[str, Any]) -> None:
@@ -82,13 +93,15 @@ def main(spec: dict[str, Any]) -> None:
     first: float | None = None
     print("ready", flush=True)
     for _ in sys.stdin:
-        begun, images = time.perf_counter(), 0
+        begun, worked, images = time.perf_counter(), cpu_s(), 0
         while not images or time.perf_counter() - begun < spec["seconds"]:
             for count in next(epochs):
                 first = first or time.perf_counter() - begun  # a loader is opened with its first batch
                 images += count
         report = {
             "images": images,
+            "seconds": time.perf_counter() - begun,
+            "cpu_s": cpu_s() - worked,
             "first_batch_s": first,
             "memory_bytes": memory_bytes(),
         }

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
-import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,20 +15,15 @@ from typing import Any
 
 import torch
 
+from bench.data import BETONS, files_of, in_form, leave_cache, tree_of
 from bench.limits import memory_group
 from bench.options import check_positive
-from bench.peers.ffcv_writer import write_with_ffcv
 from bench.rows import append_rates
-from bench.timing import measure
-from convert.converting import Conversion, convert_split
-from convert.images import ImagePolicy
-from convert.photographs import make_demo_sets
-from convert.sources import find_source
+from bench.timing import Rate, measure
 from loaders import InputError
 from loaders.cores import usable_cores
 
 CPU = torch.device("cpu")
-QUALITY = 90
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +41,6 @@ DALI_AND_NATIVE = System(name="ours", options={"decoder": "dali+native"})
 REFERENCE = System(name="ours", options={"decoder": "reference"})
 FFCV = System(name="ffcv_loader")
 FFCV_THROUGH = System(name="ffcv_loader", options={"fits": False})
-BETONS = {"500 px .beton": (500, "jpg"), "400 px .beton": (400, "jpg"), "raw 256 px .beton": (256, "raw")}
 # By the set that they read; the last is what the ratios are to.
 SYSTEMS: Mapping[str, Mapping[str, System]] = {
     "tree": {
@@ -83,105 +76,74 @@ def loaders(
     size: int = 224,
     rounds: int = 5,
     seconds: float = 3.0,
-    per_class: int = 300,
+    images: int = 3000,
     workers: int | None = None,
     sets: tuple[str, ...] = (),
     memory: float = 0.0,
 ) -> None:
-    """Measures loaders on the same files, and adds rows to bench/results/loaders.csv.
-
-    Every loader has a process of its own, and one works at a time. Random crops and flips, no further augmentation.
+    """Measures whole loaders, each in a process of its own, and adds rows to bench/results/loaders.csv.
 
     Args:
-        data_dir: a tree with train/; photographs that packages ship are cut to ImageNet's sizes unless given.
+        data_dir: a tree with a folder train/; photographs that packages ship are cut to ImageNet's sizes unless given.
         batch_size: images of a batch.
         size: side of the images in pixels.
         rounds: interleaved rounds.
-        seconds: of one loader in one round, at least, in whole epochs.
-        per_class: images of each of the demo's classes, without --data_dir.
+        seconds: of each loader in one round, at least; a round has whole epochs.
+        images: to make, without --data_dir.
         workers: threads or processes of each loader; the usable cores unless given.
         sets: of "tree", "shards", "augmented tree", "500 px .beton", "400 px .beton" and "raw 256 px .beton"; all by
             default.
         memory: GiB that a process and the cache of its files may take; without a limit unless given.
     """
-    check_positive(
-        batch_size=batch_size, size=size, rounds=rounds, seconds=seconds, per_class=per_class, workers=workers
-    )
-    if data_dir and not (data_dir / "train").is_dir():
-        raise InputError(f"{data_dir} has no folder train/: name a tree of images, or leave --data_dir out.")
+    check_positive(batch_size=batch_size, size=size, rounds=rounds, seconds=seconds, images=images, workers=workers)
     if memory < 0:
         raise InputError(f"--memory {memory} is impossible: take gibibytes, or 0 for all.")
     unknown = [name for name in sets if name not in SYSTEMS]
     if unknown:
         raise InputError(f"set {unknown[0]!r} is unknown: choose from {', '.join(SYSTEMS)}.")
+    jpegs = [name for name in sets or SYSTEMS if name not in BETONS]
+    if memory and jpegs:
+        raise InputError(f"--memory is for sets in one file, not {jpegs[0]!r}: give --sets {','.join(BETONS)}.")
     workers = usable_cores() if workers is None else workers
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        tree = data_dir or make_demo_sets(root / "demo", train_per_class=per_class).photographs
+    with tree_of(data_dir, images) as (tree, root):
         for name in sets or SYSTEMS:
-            path = make_set(name, tree, root, workers)
-            _leave_cache(path)
+            path = in_form(name.removeprefix("augmented "), tree, root, workers)
+            leave_cache(path)
             spec = {"path": str(path), "batch_size": batch_size, "size": size, "workers": workers, "seconds": seconds}
-            systems = dict(SYSTEMS[name])
-            if memory:
-                if name not in BETONS:
-                    raise InputError(f"--memory is for sets in one file, not {name!r}: give --sets {','.join(BETONS)}.")
-                systems = {"native": NATIVE, "FFCV, os_cache=False": FFCV_THROUGH, "FFCV": FFCV}
-            with _processes(systems, spec, round(memory * 2**30)) as processes:
-                runs = {system: process.round for system, process in processes.items()}
-                rates = measure(runs, rounds=rounds, seconds=0.0, device=CPU)
-                reports = {system: process.report for system, process in processes.items()}
-            read = f"{name} of {data_dir.name}" if data_dir else name
-            options = {"set": read.replace(" ", "_"), "batch": batch_size, "size": size, "workers": workers}
-            if not data_dir:
-                options["per_class"] = per_class
+            systems = (
+                {"native": NATIVE, "FFCV, os_cache=False": FFCV_THROUGH, "FFCV": FFCV} if memory else SYSTEMS[name]
+            )
+            rates = loader_rates(systems, spec, rounds, round(memory * 2**30))
+            options = {"set": name, "data": tree.name, "batch": batch_size, "size": size, "workers": workers}
             if memory:
                 options |= {
-                    "set_mib": round(sum(file.stat().st_size for file in _files(path)) / 2**20),
+                    "set_mib": round(sum(file.stat().st_size for file in files_of(path)) / 2**20),
                     "limit_mib": round(memory * 2**10),
                 }
-            extra = {
-                system: {
-                    "first_batch_s": round(report["first_batch_s"], 2),
-                    "memory_mib": round(report["memory_bytes"] / 2**20),
-                }
-                for system, report in reports.items()
-            }
-            file = append_rates("loaders", rates, options, CPU, extra)
-            reference = list(rates.values())[-1].median
+            file = append_rates("loaders", rates, options, CPU)
+            reference = list(rates.values())[-1]
             for system, rate in rates.items():
                 print(
-                    f"{read}: {system}: {rate.median:,.0f} img/s ({rate.low:,.0f} to {rate.high:,.0f}, n={rate.n}), "
-                    f"{rate.median / reference:.2f}x; first batch {extra[system]['first_batch_s']} s, "
-                    f"{extra[system]['memory_mib']:,} MiB"
+                    f"{name} of {tree.name}: {system}: {rate.median:,.0f} img/s ({rate.low:,.0f} to {rate.high:,.0f}, "
+                    f"n={rate.n}), {rate.ratio_to(reference):.2f}x; first batch {rate.first_s:.2f} s, "
+                    f"{rate.cpu_share:.0%} of the cores, {rate.memory_bytes / 2**20:,.0f} MiB"
                 )
     print(f"Rows added to {file}: commit them.")
 
 
-def make_set(name: str, tree: Path, root: Path, workers: int) -> Path:
-    """The tree's training split in one of the forms of SYSTEMS."""
-    if name in ("tree", "augmented tree"):
-        return tree
-    if name == "shards":
-        conversion = Conversion(out=root / "shards", policy=ImagePolicy.parse("original"), workers=workers)
-        convert_split(find_source(tree, "train"), conversion, lambda _: None)
-        return root / "shards"
-    max_side, mode = BETONS[name]
-    path = root / f"{mode}-{max_side}.beton"
-    write_with_ffcv(tree / "train", path, max_side=max_side, quality=QUALITY, workers=workers, mode=mode)
-    return path
+def loader_rates(systems: Mapping[str, System], spec: Mapping[str, Any], rounds: int, memory: int) -> dict[str, Rate]:
+    """Rates of loaders over one set, of a process each.
 
-
-def _leave_cache(path: Path) -> None:
-    """As after a restart. Of what was just written the system maps two megabytes around each byte that is read."""
-    for file in _files(path):
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())
-            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def _files(path: Path) -> list[Path]:
-    return [file for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
+    Args:
+        systems: by name.
+        spec: path, batch_size, size, workers and seconds, as `bench.loader_process` takes them.
+        rounds: interleaved rounds.
+        memory: bytes that each may take; 0 for no limit.
+    """
+    with _processes(systems, spec, memory) as processes:
+        runs = {system: process.round for system, process in processes.items()}
+        rates = measure(runs, rounds=rounds, seconds=0.0, device=CPU)
+        return {system: processes[system].completed(rate) for system, rate in rates.items()}
 
 
 class _Process:
@@ -197,15 +159,26 @@ class _Process:
             text=True,
             cwd=Path(__file__).resolve().parent.parent,
         )
-        self.report: dict[str, Any] = {}
+        self._reports: list[dict[str, Any]] = []
 
     def round(self) -> int:
         """Runs a round; returns how many images."""
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
-        self.report = json.loads(self.read())
-        return int(self.report["images"])
+        self._reports.append(json.loads(self.read()))
+        return int(self._reports[-1]["images"])
+
+    def completed(self, rate: Rate) -> Rate:
+        """The rate with what the process says of itself; the first round is the one before those that count."""
+        counted = self._reports[1:]
+        busy = sum(report["cpu_s"] for report in counted) / sum(report["seconds"] for report in counted)
+        return dataclasses.replace(
+            rate,
+            first_s=self._reports[0]["first_batch_s"],
+            cpu_share=busy / usable_cores(),
+            memory_bytes=max(report["memory_bytes"] for report in counted),
+        )
 
     def read(self) -> str:
         """The next line that it prints."""
@@ -230,7 +203,7 @@ def _processes(systems: Mapping[str, System], spec: Mapping[str, Any], memory: i
                 # A file of its own: what is cached counts in the group that has read it first, and helps all others.
                 path = Path(spec["path"])
                 copy = str(shutil.copy(path, path.with_name(f"{number}-{path.name}")))
-                _leave_cache(Path(copy))
+                leave_cache(Path(copy))
                 own = {"group": str(stack.enter_context(memory_group(memory, number))), "path": copy}
             processes[name] = _Process(system, {**spec, **own})
             stack.callback(processes[name].close)

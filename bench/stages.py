@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,11 +10,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bench.loaders import make_set
+from bench.data import in_form, tree_of
 from bench.options import check_positive
 from bench.rows import append_rates
 from bench.timing import measure
-from convert.photographs import make_demo_sets
 from loaders.crops import CropPolicy
 from loaders.native.decoder import NativeDecoder
 from loaders.opening import open_store
@@ -25,7 +23,9 @@ CPU = torch.device("cpu")
 WHOLE = "decode and resize, whole"
 
 
-def stages(*, rounds: int = 5, images: int = 512, size: int = 224, per_class: int = 100) -> None:
+def stages(
+    *, data_dir: Path | None = None, images: int = 512, size: int = 224, rounds: int = 5, seconds: float = 1.0
+) -> None:
     """Measures the stages of the native decoder on one thread, over random crops, and adds rows.
 
     Entropy decoding is measured by asking for the last pixel of each crop alone: all before it has to be read, and next
@@ -33,16 +33,16 @@ def stages(*, rounds: int = 5, images: int = 512, size: int = 224, per_class: in
     does to make pixels of coefficients.
 
     Args:
-        rounds: interleaved rounds.
-        images: of one round.
+        data_dir: a tree with a folder train/; photographs that packages ship are cut to ImageNet's sizes unless given.
+        images: that are decoded, one after another.
         size: side of the output in pixels.
-        per_class: images of each of the demo's classes.
+        rounds: interleaved rounds.
+        seconds: of each stage in one round, at least.
     """
-    check_positive(rounds=rounds, images=images, size=size, per_class=per_class)
+    check_positive(images=images, size=size, rounds=rounds, seconds=seconds)
     decoder = NativeDecoder()
-    with tempfile.TemporaryDirectory() as folder:
-        tree = make_demo_sets(Path(folder) / "demo", train_per_class=per_class).photographs
-        store = open_store(make_set("shards", tree, Path(folder), 1), "train")
+    with tree_of(data_dir, images) as (tree, root):
+        store = open_store(in_form("shards", tree, root, 1), "train")
         ids, _ = Order(num_samples=len(store), global_batch=images).batch(0, 0)
         data = [bytes(store.read(int(sample))) for sample in ids]
     sizes, _ = decoder.sizes(data)
@@ -71,10 +71,11 @@ def stages(*, rounds: int = 5, images: int = 512, size: int = 224, per_class: in
         WHOLE: decode(data, boxes, out),
     }
     torch.set_num_threads(1)
-    rates = measure(runs, rounds=rounds, seconds=1.0, device=CPU)
+    rates = measure(runs, rounds=rounds, seconds=seconds, device=CPU)
     cost = {name: {"us_per_image": round(1e6 / rate.median, 1)} for name, rate in rates.items()}
     pixels = int(np.median(boxes[:, 2] * boxes[:, 3]))
-    file = append_rates("stages", rates, {"images": images, "size": size, "median_crop_pixels": pixels}, CPU, cost)
+    options = {"data": tree.name, "images": images, "size": size, "median_crop_pixels": pixels}
+    file = append_rates("stages", rates, options, CPU, cost)
     for name, rate in rates.items():
         share = 100 * rates[WHOLE].median / rate.median
         print(f"{name}: {cost[name]['us_per_image']} us an image ({share:.0f} %), n={rate.n}")

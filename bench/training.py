@@ -1,27 +1,39 @@
-"""Training end to end beside the same steps on images that are there already, and what bounds it."""
+"""Training end to end, beside each of its stages alone: what bounds it, and by how much."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import tempfile
-from collections.abc import Callable
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import timm
+import torch
 
+from bench.data import copied, tree_of
 from bench.options import check_positive
 from bench.rows import append_rates
 from bench.steps import TimedStep
 from bench.timing import measure
-from convert.photographs import make_demo_sets
-from loaders import Batch, InputError, Loader, open_loader
+from loaders import Batch, InputError, open_loader
+from loaders.cores import usable_cores
+from loaders.loader import BatchLoader, Plan
 from twistnet.distributed import choose_device
 from twistnet.precision import Precision, use_fast_kernels
+from twistnet.recipe import Recipe
 from twistnet.recipes import named
 from twistnet.step import Compile
 
-END_TO_END, LOADER, SYNTHETIC = "end to end", "loader alone", "steps on one batch"
+END_TO_END, LOADER, STEP = "end to end", "loader alone", "steps on one batch"
+READ, DECODE, UPLOAD, AUGMENT = "read alone", "decode alone", "upload alone", "augment alone"
+_LOOK_AHEAD = 3
+_FILLING = _LOOK_AHEAD + 3  # batches until the loader's queues are as they will stay
+_KEPT = 4  # batches that the stages alone work on in turn
 
 
 def train(
@@ -33,12 +45,12 @@ def train(
     size: int = 224,
     rounds: int = 5,
     seconds: float = 5.0,
-    per_class: int = 100,
+    images: int = 2000,
     workers: int | None = None,
     compile: Compile = "auto",
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
-    """Measures training with data beside the same steps without, and adds rows to bench/results/train.csv.
+    """Measures training with data beside each of its stages alone, and adds rows to bench/results/train.csv.
 
     Args:
         data_dir: as pretrain takes it; photographs that packages ship are cut to ImageNet's sizes unless given.
@@ -47,60 +59,175 @@ def train(
         batch_size: images of a step.
         size: side of the images in pixels.
         rounds: interleaved rounds.
-        seconds: of each of the three in one round, at least.
-        per_class: images of each of the demo's classes, without --data_dir.
+        seconds: of each thing in one round, at least.
+        images: to make, without --data_dir.
         workers: decoding threads; the usable cores unless given.
         compile: as pretrain takes it.
         device: where to train; auto takes a CUDA card where there is one.
     """
-    check_positive(
-        batch_size=batch_size, size=size, rounds=rounds, seconds=seconds, per_class=per_class, workers=workers
-    )
+    check_positive(batch_size=batch_size, size=size, rounds=rounds, seconds=seconds, images=images, workers=workers)
     if not timm.is_model(model):
         raise InputError(f"--model {model} is unknown to timm: name one of its models.")
     where = choose_device(device, 0)
     use_fast_kernels(where)
+    workers = usable_cores() if workers is None else workers
     settled = named(recipe).with_changes(batch_size=batch_size, size=size)
-    dtype = Precision.choose(where, settled.amp).dtype
-    augment = dataclasses.replace(settled.train_augment(), dtype=dtype)
-    with tempfile.TemporaryDirectory() as folder:
-        data = data_dir or make_demo_sets(Path(folder) / "demo", train_per_class=per_class).photographs
-        loader = open_loader(
-            data,
-            "train",
-            batch_size,
-            train=True,
-            size=size,
-            augment=augment,
+    with contextlib.ExitStack() as stack:
+        data = data_dir or stack.enter_context(tree_of(None, images))[0]
+        loader = stack.enter_context(open_for(data, settled, where, workers))
+        runs = stages_of(loader, TimedStep(where, settled, model, compile), stack)
+        rates = measure(
+            {name: run.call for name, run in runs.items()},
+            rounds=rounds,
+            seconds=seconds,
             device=where,
-            crops=settled.crops(),
-            num_threads=workers,
+            before=lambda name: runs[name].fill(),
         )
-        stream = _Endless(loader)
-        timed = TimedStep(where, settled, model, compile)
-        runs: dict[str, Callable[[], int]] = {
-            END_TO_END: lambda: timed(stream.next()),
-            LOADER: lambda: len(stream.next().labels),
-            SYNTHETIC: timed,
-        }
-        rates = measure(runs, rounds=rounds, seconds=seconds, device=where)
         options = {"model": model, "recipe": recipe, "batch": batch_size, "size": size, "compile": compile}
-        options |= {"decoder": loader.decoder, "store": loader.store, "data": data_dir or "photographs of packages"}
-        stream.close()
-        loader.close()
-    share = rates[END_TO_END].ratio_to(rates[SYNTHETIC])
-    bound = "loader" if rates[LOADER].median < rates[SYNTHETIC].median else "step"
+        options |= {"decoder": loader.decoder, "store": loader.store, "data": data.name, "workers": workers}
+    share = rates[END_TO_END].ratio_to(rates[STEP])
+    bound = "loader" if rates[LOADER].median < rates[STEP].median else "step"
     path = append_rates("train", rates, options, where, {name: {"bound_by": bound} for name in rates})
     for name, rate in rates.items():
-        print(f"{name}: {rate.median:,.1f} img/s ({rate.low:,.1f} to {rate.high:,.1f}, n={rate.n})")
+        print(
+            f"{name}: {rate.median:,.1f} img/s ({rate.low:,.1f} to {rate.high:,.1f}, n={rate.n}), "
+            f"{rate.cpu_share:.0%} of the cores"
+        )
     print(f"{model} trains from {loader.store} at {share:.1%} of its rate without data; bound by: {bound}.")
     print(f"Rows added to {path}: commit them.")
+
+
+def open_for(data: Path, recipe: Recipe, device: torch.device, workers: int) -> BatchLoader:
+    """The loader that pretrain would open on one process."""
+    augment = dataclasses.replace(recipe.train_augment(), dtype=Precision.choose(device, recipe.amp).dtype)
+    loader = open_loader(
+        data,
+        "train",
+        recipe.batch_size,
+        train=True,
+        size=recipe.size,
+        augment=augment,
+        device=device,
+        crops=recipe.crops(),
+        num_threads=workers,
+        look_ahead=_LOOK_AHEAD,
+    )
+    assert isinstance(loader, BatchLoader)
+    return loader
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """Something to time.
+
+    Attributes:
+        call: works on a batch; returns how many images.
+        fill: called before every round, outside the time: brings queues to where they will stay.
+    """
+
+    call: Callable[[], int]
+    fill: Callable[[], object] = lambda: None
+
+
+def stages_of(loader: BatchLoader, step: TimedStep, stack: contextlib.ExitStack) -> Mapping[str, Run]:
+    """Training, the loader and its stages, each alone, and the step, which is last."""
+    plan = loader.plan
+    trained, loaded = _Endless(loader), _Endless(loader)
+    stack.callback(trained.close)
+    stack.callback(loaded.close)
+
+    def end_to_end() -> int:
+        return step(trained.next())
+
+    def load() -> int:
+        return len(loaded.next().labels)
+
+    runs = {END_TO_END: Run(call=end_to_end, fill=_some(end_to_end)), LOADER: Run(call=load, fill=_some(load))}
+    runs |= {READ: Run(call=_reading(plan, stack)), DECODE: Run(call=_decoding(plan))}
+    if plan.device.type == "cuda":
+        runs[UPLOAD] = Run(call=_uploading(plan))
+    if plan.augment:
+        runs[AUGMENT] = Run(call=_augmenting(plan))
+    return runs | {STEP: Run(call=step)}
+
+
+def _some(call: Callable[[], int]) -> Callable[[], object]:
+    return lambda: [call() for _ in range(_FILLING)]
+
+
+def _ids(plan: Plan) -> Iterator[np.ndarray]:
+    """Of batch after batch."""
+    for epoch in itertools.count():
+        for step in range(len(plan.order)):
+            yield plan.order.slice(epoch, step, plan.rank, plan.world_size)[0]
+
+
+def _reading(plan: Plan, stack: contextlib.ExitStack) -> Callable[[], int]:
+    """Two batches at once, as the loader does."""
+    ids, pool = _ids(plan), stack.enter_context(ThreadPoolExecutor(2))
+
+    def read(samples: np.ndarray) -> int:
+        located = plan.store.locate(samples)
+        some = located if located is not None else [plan.store.read(sample) for sample in samples.tolist()]
+        for image in some:
+            copied(image)
+        return len(samples)
+
+    return lambda: sum(pool.map(read, itertools.islice(ids, 2)))
+
+
+def _decoding(plan: Plan) -> Callable[[], int]:
+    """Of bytes that are in memory."""
+    keys = list(itertools.islice(_ids(plan), _KEPT))
+    batches = itertools.cycle([(ids, [_copy(plan.store.read(sample)) for sample in ids.tolist()]) for ids in keys])
+    shape = (plan.batch_size, plan.size, plan.size, 3)
+    out: Any = torch.empty(shape, dtype=torch.uint8, device=plan.device if plan.decoder.on_device else "cpu")
+    out = out if plan.decoder.on_device else out.numpy()
+
+    def decode() -> int:
+        ids, data = next(batches)
+        sizes, _ = plan.decoder.sizes(data)
+        boxes = plan.crops.boxes(0, 0, ids, sizes, train=True)
+        plan.decoder.decode(data, boxes, ids % 2 == 0, out)
+        return len(ids)
+
+    return decode
+
+
+def _copy(image: Any) -> Any:
+    return image.copy() if isinstance(image, np.ndarray) else bytes(image)
+
+
+def _uploading(plan: Plan) -> Callable[[], int]:
+    shape = (plan.batch_size, plan.size, plan.size, 3)
+    pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+
+    def upload() -> int:
+        pixels.to(plan.device, non_blocking=True)
+        return plan.batch_size
+
+    return upload
+
+
+def _augmenting(plan: Plan) -> Callable[[], int]:
+    assert plan.augment is not None
+    shape = (plan.batch_size, plan.size, plan.size, 3)
+    pixels = torch.randint(256, shape, dtype=torch.uint8, device=plan.device)
+    ids, draw = _ids(plan), functools.partial(plan.augment.draw, plan.order.seed)
+    augment = plan.augment
+
+    def run() -> int:
+        these = next(ids)
+        augment(pixels, draw(0, these, plan.size))
+        return len(these)
+
+    return run
 
 
 class _Endless:
     """Batches of one epoch after another."""
 
-    def __init__(self, loader: Loader) -> None:
+    def __init__(self, loader: BatchLoader) -> None:
         self._loader, self._epoch = loader, 0
         self._batches = loader.epoch(0)
 

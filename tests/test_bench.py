@@ -129,11 +129,12 @@ def test_steps_are_measured_with_and_without_data(
         found = list(csv.DictReader(file))
     assert [row["what"] for row in found[:3]] == [f"step: {name}" for name in models]
     assert [row["ratio"] for row in found if row["what"] == "step: test_resnet"] == ["1.0", "1.0"]
-    assert sum("stage 4" in row["options"] for row in found) == 2
+    assert sum("stage_4" in row["options"] for row in found) == 2
     bench_training.train(data_dir=tree, model="test_resnet", batch_size=8, compile="off", **fast)
     with (tmp_path / "train.csv").open() as file:
         found = list(csv.DictReader(file))
-    assert [row["what"] for row in found] == ["end to end", "loader alone", "steps on one batch"]
+    stages = ["read alone", "decode alone", "augment alone", "steps on one batch"]
+    assert [row["what"] for row in found] == ["end to end", "loader alone", *stages]
     rates = {row["what"]: float(row["images_per_s"]) for row in found}
     slower = "loader" if rates["loader alone"] < rates["steps on one batch"] else "step"
     assert {row["bound_by"] for row in found} == {slower}
@@ -197,7 +198,7 @@ def test_augmentation_is_measured_beside_other_packages(
 
     monkeypatch.setattr(bench_augment, "measure", measured)
     try:
-        bench_augment.augment(rounds=1, seconds=0.01, images=8, size=64, threads=3)
+        bench_augment.augment(rounds=1, seconds=0.01, batch_size=8, size=64, workers=3)
     finally:
         torch.set_num_threads(before)
     assert seen == {3}
@@ -205,9 +206,9 @@ def test_augmentation_is_measured_beside_other_packages(
         found = {row["what"]: row for row in csv.DictReader(file)}
     assert len(found) == 11
     assert sum("torchvision v2, each image" in what for what in found) == 2
-    assert all(row["options"].endswith("size=64 threads=3") for row in found.values())
+    assert all(row["options"].endswith("size=64 workers=3") for row in found.values())
     drawn = found["draws and tables: the guide's"]
-    assert drawn["options"].startswith("images=1024 ")
+    assert drawn["options"].startswith("batch=1024 ")
     milliseconds = 1024e3 / float(drawn["images_per_s"])
     assert f"Draws and tables of 1,024 samples, the guide's: {milliseconds:.2f} ms." in capsys.readouterr().out
 
@@ -261,9 +262,9 @@ def test_memory_that_cannot_be_limited_is_one_sentence(tmp_path: Path, monkeypat
 
 
 @pytest.mark.skipif(why_missing() is not None, reason="needs the compiled library")
-def test_each_stage_of_a_decode_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_stage_of_a_decode_is_measured(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "RESULTS", tmp_path)
-    bench_stages.stages(rounds=1, images=16, per_class=2)
+    bench_stages.stages(data_dir=tree, rounds=1, images=16, seconds=0.01)
     with (tmp_path / "stages.csv").open() as file:
         cost = {row["what"]: float(row["us_per_image"]) for row in csv.DictReader(file)}
     assert len(cost) == 4
@@ -290,7 +291,12 @@ def test_without_a_card_it_says_so() -> None:
         (["gpu", "--rounds=0"], "--rounds 0 is too small"),
         (["index", "--samples=0"], "--samples 0 is too small"),
         (["conversion", "--rounds=0"], "--rounds 0 is too small"),
-        (["augment", "--threads=0"], "--threads 0 is too small"),
+        (["augment", "--workers=0"], "--workers 0 is too small"),
+        (["storage", "--images=0"], "--images 0 is too small"),
+        (["decode", "--size=0"], "--size 0 is too small"),
+        (["upload", "--rounds=0"], "--rounds 0 is too small"),
+        (["compare", "none.csv", "none.csv"], "none.csv cannot be read as rows"),
+        (["compare", "20010101T000000", "x"], "has no rows of 20010101T000000"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(
@@ -305,11 +311,11 @@ def test_loading_on_a_card_is_measured_beside_dali(tree: Path, tmp_path: Path, m
     monkeypatch.setattr(bench_gpu, "THREADS", (1, 2))
     bench_gpu.check_decoders(CPU, tree)
     found = {}
-    for name, more, rates in bench_gpu.loading(CPU, tmp_path, 8, 32, 1, 0.01, per_class=2):
+    for name, more, rates in bench_gpu.loading(CPU, tmp_path, 8, 32, 1, 0.01, images=28):
         found[name, more.get("set"), more.get("threads")] = set(rates)
         assert all(rate.median > 0 for rate in rates.values())
     shards, sets = {"native", "dali", "dali+native", "DALI"}, ("original", "short_side=256")
-    assert found[("upload", None, None)] == {"pinned", "paged"}
+    assert found[("upload", None, None)] == {"paged"}
     assert all(found["raw 256 px", None, threads] == {"device", "native"} for threads in (1, 2))
     if dali_graph.why_missing() is None:
         assert all(found["shards", each, threads] == shards for each in sets for threads in (1, 2))

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 
 from launch.version import VERSION
+from loaders.cores import usable_memory
+from twistnet.machine import driver_version
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "ffcv", "nvidia-dali-cuda130", "triton")
 _CHECKOUT = Path(__file__).resolve().parent.parent
@@ -29,8 +31,10 @@ def describe(device: torch.device) -> dict[str, Any]:
         "cuda": torch.version.cuda if card else None,
         "card": card.name if card else None,
         "card_memory_gib": round(card.total_memory / 2**30, 1) if card else None,
+        "driver": driver_version(),
         "platform": platform.platform(),
         "cores": os.cpu_count(),
+        "memory_gib": round(usable_memory() / 2**30, 1),
         "torch_threads": torch.get_num_threads(),
         "command": sys.argv,
     }

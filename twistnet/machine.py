@@ -156,7 +156,7 @@ def collect() -> Facts:
         packages=packages,
         cuda_build=cuda_build,
         architectures=architectures,
-        driver=_first_match(Path("/proc/driver/nvidia/version"), r"Module\D*?(\d+(?:\.\d+)+)"),
+        driver=driver_version(),
         cards=cards,
         cpu_bf16=_first_match(Path("/proc/cpuinfo"), r"\b((?:avx512_|amx_)?bf16)\b") is not None,
         cores=os.cpu_count() or 1,
@@ -170,6 +170,11 @@ def collect() -> Facts:
         libjpeg_turbo=_libjpeg_turbo(compiler) if compiler else None,
         native_lacks=why_missing(),
     )
+
+
+def driver_version() -> str | None:
+    """Version of the NVIDIA driver that runs; None where there is none."""
+    return _first_match(Path("/proc/driver/nvidia/version"), r"Module\D*?(\d+(?:\.\d+)+)")
 
 
 def check_core(known: Known) -> Package:

@@ -1,0 +1,127 @@
+"""Decoders alone, on images in memory: what a core makes of each, and what the machine does."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench.data import QUALITY, tree_of
+from bench.options import check_positive
+from bench.rows import append_rates
+from bench.timing import Rate, measure
+from convert.images import ImagePolicy
+from convert.images import store as stored
+from loaders import CropPolicy, dali_graph, ffcv
+from loaders.choosing import make_decoder
+from loaders.cores import usable_cores
+from loaders.encodings import Encoded
+from loaders.native.library import why_missing
+from loaders.opening import open_store
+from loaders.reference import decoded
+from loaders.types import Decoder
+
+CPU = torch.device("cpu")
+# What a converted set holds of an image; the last one as pixels.
+POLICIES = {"original": "original", "500 px": "max_side=500", "400 px": "max_side=400", "raw 256 px": "max_side=256"}
+_RAW = "raw 256 px"
+
+
+def decode(
+    *,
+    data_dir: Path | None = None,
+    images: int = 512,
+    size: int = 224,
+    batch_size: int = 128,
+    rounds: int = 5,
+    seconds: float = 1.0,
+    workers: int | None = None,
+) -> None:
+    """Measures every decoder that is installed on random crops, on one core and on all, and adds rows to decode.csv.
+
+    Megapixels are those of the whole images, whatever of them the crops need.
+
+    Args:
+        data_dir: a tree with a folder train/; photographs that packages ship are cut to ImageNet's sizes unless given.
+        images: that are decoded, one after another.
+        size: side of the crops in pixels.
+        batch_size: images of a call.
+        rounds: interleaved rounds.
+        seconds: of each decoder in one round, at least.
+        workers: threads of all cores; the usable ones unless given.
+    """
+    check_positive(images=images, size=size, batch_size=batch_size, rounds=rounds, seconds=seconds, workers=workers)
+    workers = usable_cores() if workers is None else workers
+    with tree_of(data_dir, images) as (tree, _):
+        store = open_store(tree, "train")
+        some = np.random.default_rng(0).permutation(len(store))[:images]
+        originals = [bytes(store.read(int(sample))) for sample in some]
+    for name, policy in POLICIES.items():
+        data = in_memory(originals, name)
+        for threads in sorted({1, workers}):
+            options = {"batch": batch_size, "size": size, "rounds": rounds, "seconds": seconds, "threads": threads}
+            rates, megapixels = decode_rates(data, **options)  # type: ignore[arg-type]
+            extra = {
+                each: {
+                    "megapixels_per_s": round(megapixels * rate.median, 1),
+                    "us_of_a_core": round(1e6 * rate.core_s, 1),
+                }
+                for each, rate in rates.items()
+            }
+            about = {"set": name, "policy": policy, "data": tree.name, "threads": threads, "size": size}
+            file = append_rates("decode", rates, about | {"batch": batch_size}, CPU, extra)
+            for each, rate in rates.items():
+                print(
+                    f"{name}, {threads} threads: {each}: {rate.median:,.0f} img/s ({rate.low:,.0f} to "
+                    f"{rate.high:,.0f}, n={rate.n}), {extra[each]['megapixels_per_s']:,.0f} MP/s, "
+                    f"{extra[each]['us_of_a_core']:,.0f} us of a core an image"
+                )
+    print(f"Rows added to {file}: commit them.")
+
+
+def in_memory(originals: Sequence[bytes], name: str) -> list[Encoded]:
+    """Images as a converted set of one of POLICIES holds them."""
+    policy = ImagePolicy.parse(POLICIES[name], QUALITY)
+    if name == _RAW:
+        return [decoded(stored(image, policy).data) for image in originals]
+    return [stored(image, policy).data for image in originals]
+
+
+def decode_rates(
+    data: Sequence[Encoded], *, batch: int, size: int, rounds: int, seconds: float, threads: int
+) -> tuple[dict[str, Rate], float]:
+    """Rates of the installed decoders that take such images, reference last; megapixels of an image in the mean."""
+    raw = isinstance(data[0], np.ndarray)
+    names = ["native"] if why_missing() is None else []
+    names += ["ffcv"] if ffcv.why_missing() is None else []
+    names += ["dali"] if dali_graph.why_missing() is None and not raw else []
+    with contextlib.ExitStack() as stack:
+        runs: dict[str, Callable[[], int]] = {}
+        megapixels = 0.0
+        for name in (*names, "reference"):
+            decoder = make_decoder(name, "area" if name == "ffcv" else "bilinear", threads)
+            stack.callback(decoder.close)
+            sizes, _ = decoder.sizes(data)
+            megapixels = float(sizes.prod(axis=1).mean()) / 1e6
+            runs[name] = _all_of(decoder, data, sizes, batch, size)
+        return measure(runs, rounds=rounds, seconds=seconds, device=CPU), megapixels
+
+
+def _all_of(decoder: Decoder, data: Sequence[Encoded], sizes: np.ndarray, batch: int, size: int) -> Callable[[], int]:
+    ids = np.arange(len(data))
+    boxes = CropPolicy().boxes(0, 0, ids, sizes, train=True)
+    flips = ids % 2 == 0
+    out = np.empty((batch, size, size, 3), dtype=np.uint8)
+
+    def run() -> int:
+        for first in range(0, len(data), batch):
+            these = slice(first, min(first + batch, len(data)))
+            count = these.stop - first
+            failures = decoder.decode(data[these], boxes[these], flips[these], out[:count])
+            assert not failures
+        return len(data)
+
+    return run
