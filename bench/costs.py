@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bench.simulation import Batches, Use
+from bench.timing import Rate
 
 # torch's threads meet after every operator. Two of them on two cores that two decoding threads share advance only while
 # both run, half of half the time; the rows of train.csv agree.
@@ -33,6 +34,11 @@ class Cost:
     def elsewhere(self, resource: str, batch_size: int) -> Use:
         """As work of a resource that does one second's work in a second."""
         return Use(resource=resource, amount=batch_size * self.seconds, limit=1.0)
+
+    @classmethod
+    def of(cls, rate: Rate) -> Cost:
+        """As a bench has measured it."""
+        return cls(seconds=1 / rate.median, core_s=rate.core_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from typing import TypeAlias
 
 BATCHES_AT_ONCE = 2  # that are read and decoded, as in loaders.loader
 _EPSILON = 1e-12
+_WAITING = 0.02  # of the time; less is what the ends of queues leave
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +82,14 @@ class Outcome:
     waited_steps: float
     busy: Mapping[str, float]
     used: Mapping[str, float]
+
+    @property
+    def bound(self) -> str:
+        """The stage that bounds the run: where the step waits for data, the busiest one of loading; else the step."""
+        if self.waited <= _WAITING:
+            return "step"
+        loading = {name: share for name, share in self.busy.items() if name not in ("step", "all-reduce")}
+        return max(loading, key=lambda name: loading[name])
 
 
 class _Work:

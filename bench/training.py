@@ -15,11 +15,13 @@ import numpy as np
 import timm
 import torch
 
+from bench.costs import Cost, Costs
 from bench.data import copied, tree_of
 from bench.options import check_positive
 from bench.rows import append_rates
+from bench.simulation import Outcome, simulate
 from bench.steps import TimedStep
-from bench.timing import measure
+from bench.timing import Rate, measure
 from loaders import Batch, InputError, open_loader
 from loaders.cores import usable_cores
 from loaders.loader import BatchLoader, Plan
@@ -86,15 +88,26 @@ def train(
         options = {"model": model, "recipe": recipe, "batch": batch_size, "size": size, "compile": compile}
         options |= {"decoder": loader.decoder, "store": loader.store, "data": data.name, "workers": workers}
     share = rates[END_TO_END].ratio_to(rates[STEP])
-    bound = "loader" if rates[LOADER].median < rates[STEP].median else "step"
-    path = append_rates("train", rates, options, where, {name: {"bound_by": bound} for name in rates})
+    outcome = simulated(rates, batch_size, on_card=where.type == "cuda")
+    predicted, bound = outcome.batches_per_s * batch_size, outcome.bound
+    extra = {name: {"bound_by": bound, "simulated": round(predicted, 1)} for name in rates}
+    path = append_rates("train", rates, options, where, extra)
     for name, rate in rates.items():
         print(
             f"{name}: {rate.median:,.1f} img/s ({rate.low:,.1f} to {rate.high:,.1f}, n={rate.n}), "
             f"{rate.cpu_share:.0%} of the cores"
         )
+    print(f"A simulation of the stages measured alone: {predicted:,.1f} img/s end to end.")
     print(f"{model} trains from {loader.store} at {share:.1%} of its rate without data; bound by: {bound}.")
     print(f"Rows added to {path}: commit them.")
+
+
+def simulated(rates: Mapping[str, Rate], batch_size: int, *, on_card: bool) -> Outcome:
+    """What the stages measured alone come to together, where they share this machine."""
+    names = {READ: "read", DECODE: "decode", UPLOAD: "upload", AUGMENT: "augment", STEP: "step"}
+    stages = {short: Cost.of(rates[name]) for name, short in names.items() if name in rates}
+    batches = Costs(stages=stages, on_card=on_card).batches(batch_size, _LOOK_AHEAD)
+    return simulate(batches, {"cores": float(usable_cores()), "disk": 1.0, "link": 1.0, "card": 1.0})
 
 
 def open_for(data: Path, recipe: Recipe, device: torch.device, workers: int) -> BatchLoader:

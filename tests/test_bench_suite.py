@@ -15,6 +15,7 @@ from PIL import Image
 from bench import decode as bench_decode
 from bench import rows
 from bench import storage as bench_storage
+from bench import training as bench_training
 from bench import upload as bench_upload
 from bench.compare import differences
 from bench.costs import Cost, Costs
@@ -225,6 +226,37 @@ def test_waiting_and_use_are_counted() -> None:
     assert outcome.waited_steps == 1.0
     assert outcome.used == {"cores": pytest.approx(1.0), "card": pytest.approx(0.4)}
     assert simulate(of_card(0.2), {"cores": 2.0, "card": 1.0}).waited_steps == 0.0
+
+
+@pytest.mark.parametrize(
+    ("name", "use"),
+    [
+        ("read", Use(resource="disk", amount=40.0)),
+        ("decode", dataclasses.replace(DECODE, amount=1.0)),
+        ("upload", Use(resource="link", amount=40.0)),
+        ("augment", Use(resource="cores", amount=0.4, limit=1.0)),
+    ],
+)
+def test_the_stage_that_is_slowed_down_is_named(name: str, use: Use) -> None:
+    fast, capacities = of_card(0.1), {"cores": 2.0, "card": 1.0, "link": 100.0, "disk": 100.0}
+    assert simulate(fast, capacities).bound == "step"
+    assert simulate(of_card(0.1, **{name: use}), capacities).bound == name
+
+
+def test_a_run_is_simulated_from_rates_of_its_stages() -> None:
+    """Stages of two cores that share nothing but them: decoding at 400 and steps at 100 images a second make 80."""
+    rates = {
+        name: Rate(n=1, median=rate, low=rate, high=rate, cpu_share=share)
+        for name, rate, share in (
+            *((bench_training.READ, 1e6, 0.0), (bench_training.DECODE, 400.0, 1.0)),
+            (bench_training.STEP, 100.0, 1.0),
+        )
+    }
+    outcome = bench_training.simulated(rates, 8, on_card=False)
+    spun = 0.5 * 0.5 * 2 / 400  # what a step gets done in the time of an image's decoding at half the cores
+    assert 8 * outcome.batches_per_s == pytest.approx(1 / (0.01 + 2 / 400 - spun), rel=0.03)
+    assert outcome.bound == "step"
+    assert bench_training.simulated(rates, 8, on_card=True).batches_per_s * 8 == pytest.approx(100, rel=0.01)
 
 
 def test_shares_follow_weights_and_limits() -> None:
