@@ -12,6 +12,7 @@ COMMANDS = {
     "storage": Command("bench.storage:storage", "Measure how fast a set is read, cold and warm"),
     "decode": Command("bench.decode:decode", "Measure every decoder alone, on one core and on all"),
     "upload": Command("bench.upload:upload", "Measure uploads of batches to the device"),
+    "plan": Command("bench.plan:plan", "Project what pretraining takes on a machine, and what bounds it there"),
     "compare": Command("bench.compare:compare", "Say which rows of two runs differ beyond their spread"),
     "conversion": Command("bench.conversion:conversion", "Measure conversion beside tarfile and FFCV"),
     "loaders": Command("bench.loaders:loaders", "Measure whole loaders, ours beside FFCV's, DALI's and torchvision's"),

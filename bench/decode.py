@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench.data import QUALITY, tree_of
+from bench.data import QUALITY, copied, tree_of
 from bench.options import check_positive
 from bench.rows import append_rates
 from bench.timing import Rate, measure
@@ -71,7 +71,8 @@ def decode(
                 }
                 for each, rate in rates.items()
             }
-            about = {"set": name, "policy": policy, "data": tree.name, "threads": threads, "size": size}
+            kb = round(sum(map(len, map(copied, data))) / len(data) / 1e3, 1)
+            about = {"set": name, "policy": policy, "data": tree.name, "kb": kb, "threads": threads, "size": size}
             file = append_rates("decode", rates, about | {"batch": batch_size}, CPU, extra)
             for each, rate in rates.items():
                 print(
