@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from bench.costs import OPERATORS_IN_COMPANY, Cost
 from bench.published import IMAGENET_TRAIN, IMAGENET_VAL, Figure
 from bench.simulation import Batches, Outcome, Use, simulate
+from twistnet.bottleneck import WAITING
 
 VALIDATION_SHARE = 1 / 3  # of a training step's time: the forward pass alone
 FITS = 0.6  # of the memory, for a set that stays in the system's cache: as loaders.paging has it
@@ -120,7 +121,7 @@ def predict(machine: Machine, load: Load, form: Form) -> Prediction:
     total = outcome.batches_per_s * load.batch_size * machine.cards * machine.nodes
     # Validation has no gradients; that it waits for data as training does is on the safe side.
     limit = load.step.value / VALIDATION_SHARE * machine.cards * machine.nodes
-    fastest = total if outcome.waited > 0.02 else limit
+    fastest = total if outcome.waited >= WAITING else limit
     return Prediction(
         images_per_s=total,
         epoch_s=load.images / total + load.val_images / min(limit, fastest),

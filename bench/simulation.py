@@ -20,9 +20,10 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from twistnet.bottleneck import WAITED, bound_by
+
 BATCHES_AT_ONCE = 2  # that are read and decoded, as in loaders.loader
 _EPSILON = 1e-12
-_WAITING = 0.02  # of the time; less is what the ends of queues leave
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +72,7 @@ class Outcome:
     Attributes:
         batches_per_s: of a rank.
         waited: share of the time that rank 0 waits for data, 0 to 1.
-        waited_steps: share of its steps that waited for more than a hundredth of the mean step.
+        waited_steps: share of its steps that waited for more than WAITED of the mean step.
         busy: of each stage, the share of the time that rank 0 spends in it, work that others slow down included; of
             "read", which two batches may be in at once, half of it.
         used: share of each resource's capacity.
@@ -85,11 +86,8 @@ class Outcome:
 
     @property
     def bound(self) -> str:
-        """The stage that bounds the run: where the step waits for data, the busiest one of loading; else the step."""
-        if self.waited <= _WAITING:
-            return "step"
-        loading = {name: share for name, share in self.busy.items() if name not in ("step", "all-reduce")}
-        return max(loading, key=lambda name: loading[name])
+        """The stage that bounds the run, by the same rule as in a training log."""
+        return bound_by(self.waited, self.busy)
 
 
 class _Work:
@@ -269,7 +267,7 @@ def simulate(
     return Outcome(
         batches_per_s=steps / took,
         waited=sum(seen[0].waits) / took,
-        waited_steps=sum(wait > 0.01 * took / steps for wait in seen[0].waits) / steps,
+        waited_steps=sum(wait > WAITED * took / steps for wait in seen[0].waits) / steps,
         busy={
             name: (total - busy.get(name, 0.0)) / took / at_once.get(name, 1) for name, total in seen[0].busy.items()
         },

@@ -22,7 +22,7 @@ from bench.rows import append_rates
 from bench.simulation import Outcome, simulate
 from bench.steps import TimedStep
 from bench.timing import Rate, measure
-from loaders import Batch, InputError, open_loader
+from loaders import Batch, InputError, open_loader, transfer
 from loaders.cores import usable_cores
 from loaders.loader import BatchLoader, Plan
 from twistnet.distributed import choose_device
@@ -158,7 +158,7 @@ def stages_of(loader: BatchLoader, step: TimedStep, stack: contextlib.ExitStack)
     runs = {END_TO_END: Run(call=end_to_end, fill=_some(end_to_end)), LOADER: Run(call=load, fill=_some(load))}
     runs |= {READ: Run(call=_reading(plan, stack)), DECODE: Run(call=_decoding(plan))}
     if plan.device.type == "cuda":
-        runs[UPLOAD] = Run(call=_uploading(plan))
+        runs[UPLOAD] = Run(call=uploading(plan))
     if plan.augment:
         runs[AUGMENT] = Run(call=_augmenting(plan))
     return runs | {STEP: Run(call=step)}
@@ -211,12 +211,12 @@ def _copy(image: Any) -> Any:
     return image.copy() if isinstance(image, np.ndarray) else bytes(image)
 
 
-def _uploading(plan: Plan) -> Callable[[], int]:
+def uploading(plan: Plan) -> Callable[[], int]:
     shape = (plan.batch_size, plan.size, plan.size, 3)
-    pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+    pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=plan.device.type == "cuda")
 
     def upload() -> int:
-        pixels.to(plan.device, non_blocking=True)
+        transfer.upload(pixels, plan.device)
         return plan.batch_size
 
     return upload

@@ -26,7 +26,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from loaders import draws
+from loaders import draws, transfer
 from loaders.augment import Augment
 from loaders.crops import CropPolicy
 from loaders.decoding import BadSamples, BatchDecoding
@@ -278,10 +278,10 @@ class BatchLoader:
         on_host = (labels, partner, weight, torch.from_numpy(shown))
         with self._on_stream():
             with self._clock.stage("upload"):
-                images = decoding.pixels.to(plan.device, non_blocking=True)
+                images = transfer.upload(decoding.pixels, plan.device)
                 if self._stream and not plan.decoder.on_device:
                     self._buffers.give_back(decoding.pixels, self._stream.record_event())
-                labels, partner, weight, valid = (tensor.to(plan.device, non_blocking=True) for tensor in on_host)
+                labels, partner, weight, valid = (transfer.upload(tensor, plan.device) for tensor in on_host)
             if plan.augment and augment_draws:
                 with self._clock.stage("augment"):
                     images = plan.augment(images, augment_draws)

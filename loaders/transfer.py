@@ -53,6 +53,11 @@ class HostBuffers:
         return buffer
 
 
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device, where it is once the current stream has come there; itself where it is already."""
+    return tensor.to(device, non_blocking=True)
+
+
 class Handover:
     """Lets the consumer's stream use tensors that another stream made: waits for them, and keeps their memory."""
 

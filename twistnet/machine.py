@@ -177,6 +177,12 @@ def driver_version() -> str | None:
     return _first_match(Path("/proc/driver/nvidia/version"), r"Module\D*?(\d+(?:\.\d+)+)")
 
 
+def read_bytes() -> int:
+    """That this process has fetched from storage so far, mapped files included; 0 where the system does not say."""
+    found = _first_match(Path("/proc/self/io"), r"read_bytes: (\d+)")
+    return int(found) if found else 0
+
+
 def check_core(known: Known) -> Package:
     """Imports a package that everything needs, in this process, which has it already."""
     try:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from loaders import Batch, Loader
+from twistnet import machine
+from twistnet.bottleneck import Seen
 from twistnet.distributed import World
 from twistnet.loss import right_answers
+from twistnet.waits import waits_of
+
+_STAGES = ("read", "decode", "buffer", "upload", "augment")
 
 
 class Meter:
@@ -23,7 +29,8 @@ class Meter:
         self._epoch_sums = [0.0] * 4  # loss, top-1, top-5 and samples, over all ranks
         self._since = self._epoch_since = 0.0
         self._waited = self._epoch_waited = 0.0
-        self._stages: dict[str, float] = {}
+        self._waits = waits_of(loader, world.device)
+        self._used = self._epoch_used = _Used()
         self._epoch_images = 0.0
         self._total_s = self._total_images = 0.0
 
@@ -44,9 +51,18 @@ class Meter:
     def start(self) -> None:
         """Begins to measure an epoch, or the rest of one."""
         self._since = self._epoch_since = time.perf_counter()
-        self._stages = dict(self._loader.seconds())
-        self._waited = self._epoch_waited = self._stages.get("wait", 0.0)
+        self._used = self._epoch_used = _Used.now(self._loader)
+        self._waited = self._epoch_waited = self._used.stages.get("wait", 0.0)
+        self._waits.start()
         self._epoch_images = 0.0
+
+    def begin(self) -> None:
+        """To be called when a batch has come, before its step."""
+        self._waits.begin()
+
+    def end(self) -> None:
+        """To be called after its step."""
+        self._waits.end()
 
     def count(self, logits: Tensor, loss: Tensor, batch: Batch) -> None:
         """Adds a batch, without waiting for the device."""
@@ -57,21 +73,62 @@ class Meter:
         """What was counted since the last call, over all ranks, which all call this at the same step."""
         sums = self._world.sum(self._sums).tolist()  # the one point where the host waits for the device
         self._sums.zero_()
+        self._waits.read()
         self._epoch_sums = [a + b for a, b in zip(self._epoch_sums, sums, strict=True)]
         self._epoch_images += sums[3]
-        now, waited = time.perf_counter(), self._loader.seconds().get("wait", 0.0)
+        self._used = _Used.now(self._loader)
+        now, waited = time.perf_counter(), self._used.stages.get("wait", 0.0)
         measured = _means(sums) | _speed(sums[3], now - self._since, waited - self._waited)
         self._since, self._waited = now, waited
         return measured
 
-    def read_epoch(self) -> tuple[dict[str, float], dict[str, float]]:
-        """The same for the epoch, and the seconds of every loading stage; starts the next epoch's sums."""
+    def read_epoch(self) -> tuple[dict[str, float], dict[str, float], Seen]:
+        """The same for the epoch, the seconds of every loading stage on this rank, and what the rank has seen that
+        waited most; starts the next epoch's sums. All ranks call it."""
         sums, self._epoch_sums = self._epoch_sums, [0.0] * 4
         seconds = self._since - self._epoch_since  # to the last `read`: validation comes after it
         self._total_s += seconds
         self._total_images += self._epoch_images
-        stages = {name: round(total - self._stages.get(name, 0.0), 3) for name, total in self._loader.seconds().items()}
-        return _means(sums) | _speed(self._epoch_images, seconds, self._waited - self._epoch_waited), stages
+        used = self._used - self._epoch_used
+        measured = _means(sums) | _speed(self._epoch_images, seconds, self._waited - self._epoch_waited)
+        stages = {name: round(took, 3) for name, took in used.stages.items()}
+        return measured, stages, self._slowest(seconds, used)
+
+    def _slowest(self, seconds: float, used: _Used) -> Seen:
+        waits, images = self._waits, self._epoch_images / self._world.world_size
+        here = [seconds, waits.steps, waits.waited_steps, waits.waited_s, used.cpu_s, used.read_bytes, images]
+        here += [used.stages.get(name, 0.0) for name in _STAGES]
+        ranks = self._world.gather(torch.tensor(here, dtype=torch.float64, device=self._world.device))
+        rank = int(ranks[:, 3].argmax())
+        seconds, steps, waited_steps, waited_s, cpu_s, read_bytes, images, *stages = ranks[rank].tolist()
+        return Seen(
+            rank=rank,
+            seconds=seconds,
+            steps=int(steps),
+            waited_steps=int(waited_steps),
+            waited_s=waited_s,
+            stages=dict(zip(_STAGES, stages, strict=True)),
+            cpu_s=cpu_s,
+            read_bytes=int(read_bytes),
+            images=int(images),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Used:
+    """What this process has used since it began."""
+
+    stages: Mapping[str, float] = field(default_factory=dict)
+    cpu_s: float = 0.0
+    read_bytes: int = 0
+
+    @classmethod
+    def now(cls, loader: Loader) -> _Used:
+        return cls(dict(loader.seconds()), time.process_time(), machine.read_bytes())
+
+    def __sub__(self, before: _Used) -> _Used:
+        stages = {name: total - before.stages.get(name, 0.0) for name, total in self.stages.items()}
+        return _Used(stages, self.cpu_s - before.cpu_s, self.read_bytes - before.read_bytes)
 
 
 def _means(sums: list[float]) -> dict[str, float]:

@@ -22,6 +22,7 @@ from loaders import InputError
 from loaders.choosing import same_pixels
 from loaders.errors import one_line
 from twistnet import environment, signals
+from twistnet.advice import Setting
 from twistnet.buffers import average_buffers, gather_buffers, set_buffers
 from twistnet.building import explained, make_model, open_split, resumed_job
 from twistnet.curves import draw_curves
@@ -98,6 +99,7 @@ class _Run:
         self.bad_told = 0
         self.decoded_by = checkpoint.get("decoder") if checkpoint else None
         self.meter = Meter(world, self.train_loader)
+        self.setting = Setting.of(self.train_loader, world, job.workers)
         if checkpoint is not None:
             self._restore(checkpoint)
         self.saved_at = time.monotonic()
@@ -162,7 +164,9 @@ class _Run:
         size = self.recipe.size_at(self.epoch)
         for batch in self.train_loader.epoch(self.epoch, self.step_in_epoch, size=size):
             compiled = len(self.train_step.compile_s)
+            self.meter.begin()
             self.train_step(batch, self.step, self._lr(self.step), self.meter.count)
+            self.meter.end()
             self.step_in_epoch += 1
             self.profile.step()
             if len(self.train_step.compile_s) > compiled:
@@ -220,7 +224,7 @@ class _Run:
         self.bad_told = len(bad)
 
     def _log_epoch(self, score: Score, progress: Progress) -> None:
-        measured, stages = self.meter.read_epoch()
+        measured, stages, seen = self.meter.read_epoch()
         buffers = gather_buffers(self.train_step.models, self.world)
         better = score.top1 > self.best_top1
         if better:
@@ -230,11 +234,14 @@ class _Run:
         row = {"kind": "epoch", "step": self.step, "epoch": self.epoch, "lr": self._lr(self.step - 1)}
         validation = {"val_loss": score.loss, "val_top1": score.top1, "val_top5": score.top5}
         loading = {"stages": stages} | ({"shares": shares} if (shares := self.train_loader.shares()) else {})
-        self.folder.append(row | measured | validation | {"val_samples": score.samples} | loading)
+        bound = {"bound_by": self.setting.bound(seen), "waited_steps": seen.waited_share} if seen.steps else {}
+        self.folder.append(row | measured | validation | {"val_samples": score.samples} | loading | bound)
         progress.say(
             f"Epoch {self.epoch}: val_acc {score.top1:.2%}, top-5 {score.top5:.2%}, loss {measured['loss']:.3f}, "
-            f"{measured['images_per_s']:.0f} img/s, {measured['wait_s'] / measured['seconds']:.0%} waiting for data"
+            f"{measured['images_per_s']:.0f} img/s"
         )
+        if bound:
+            progress.say(self.setting.line(seen))
         if better:
             save_checkpoint(self.folder.best, self._state(buffers))
         self._save_latest(buffers)
