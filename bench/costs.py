@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from bench.simulation import Batches, Use
+from bench.simulation import Batches, Use, shared_out
 from bench.timing import Rate
-
-# torch's threads meet after every operator. Two of them on two cores that two decoding threads share advance only while
-# both run, half of half the time; in rows of train.csv that is 1 to 6 % off where steps take most of the cores, and
-# 15 % where decoding takes half of them.
-OPERATORS_IN_COMPANY = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,11 +21,11 @@ class Cost:
     seconds: float
     core_s: float
 
-    def on_cores(self, batch_size: int, in_company: float = 1.0) -> Use:
+    def on_cores(self, batch_size: int) -> Use:
         """As work of the cores: never faster than it was alone, with as many threads as then worked."""
         threads = self.core_s / self.seconds
         amount = batch_size * self.core_s
-        return Use(resource="cores", amount=amount, limit=threads, weight=threads, in_company=in_company)
+        return Use(resource="cores", amount=amount, limit=threads, weight=threads)
 
     def elsewhere(self, resource: str, batch_size: int) -> Use:
         """As work of a resource that does one second's work in a second."""
@@ -42,6 +37,24 @@ class Cost:
         return cls(seconds=1 / rate.median, core_s=rate.core_s)
 
 
+def in_company(decode: Cost, step: Cost, company: Mapping[str, float], cores: float) -> dict[str, float]:
+    """What "decode" and "step" get done of their share of the cores, where both work on all of them at once.
+
+    Args:
+        decode: alone.
+        step: alone.
+        company: images a second of each, measured while both worked.
+        cores: that they share.
+    """
+    alone = {"decode": decode, "step": step}
+    parts = shared_out([cost.on_cores(1) for cost in alone.values()], cores)
+    # What is done is counted in the seconds that it takes a core alone.
+    return {
+        name: min(1.0, company[name] * cost.core_s / part)
+        for (name, cost), part in zip(alone.items(), parts, strict=True)
+    }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
     """What an image takes of every stage of one process.
@@ -49,10 +62,16 @@ class Costs:
     Attributes:
         stages: "read", "decode", "upload", "augment", as far as they take anything, and "step".
         on_card: whether augmentation and step are a card's.
+        company: images a second of "decode" and of "step", both at once on all cores, where that was measured. Threads
+            that share cores are slower than their shares: torch's meet after every operator, and then wait for the one
+            that was interrupted.
+        cores: that there are.
     """
 
     stages: Mapping[str, Cost]
     on_card: bool
+    company: Mapping[str, float] = field(default_factory=dict)
+    cores: float = 1.0
 
     def batches(self, batch_size: int, look_ahead: int = 3) -> Batches:
         """Of this very process."""
@@ -67,7 +86,9 @@ class Costs:
         for name in ("augment", "step"):
             if name in self.stages:
                 cost = self.stages[name]
-                on_cores = cost.on_cores(batch_size, OPERATORS_IN_COMPANY if name == "step" else 1.0)
-                found[name] = cost.elsewhere("card", batch_size) if self.on_card else on_cores
+                found[name] = cost.elsewhere("card", batch_size) if self.on_card else cost.on_cores(batch_size)
+        if not self.on_card and self.company:
+            done = in_company(self.stages["decode"], self.stages["step"], self.company, self.cores)
+            found |= {name: replace(found[name], in_company=factor) for name, factor in done.items()}
         step = found.pop("step")
         return Batches(stages=found, step=step, look_ahead=look_ahead)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from bench.costs import OPERATORS_IN_COMPANY, Cost
+from bench.costs import Cost, in_company
 from bench.published import IMAGENET_TRAIN, IMAGENET_VAL, Figure
 from bench.simulation import Batches, Outcome, Use, simulate
 from twistnet.bottleneck import WAITING
@@ -79,6 +79,7 @@ class Load:
         batch_size: of a card.
         size: side of the images in pixels.
         gradient_mb: that the cards exchange in a step.
+        company: where the processors train, images a second of "decode" and of "step" while both work.
         images: of an epoch.
         val_images: that are scored after each epoch.
     """
@@ -89,6 +90,7 @@ class Load:
     batch_size: int
     size: int
     gradient_mb: float
+    company: Mapping[str, float] = field(default_factory=dict)
     images: int = IMAGENET_TRAIN
     val_images: int = IMAGENET_VAL
 
@@ -137,14 +139,20 @@ def of_batches(machine: Machine, load: Load, form: Form) -> tuple[Batches, Mappi
     stages: dict[str, Use] = {}
     if not machine.fits(form.gb(load.images)):
         stages["read"] = Use(resource="disk", amount=count * form.kb * 1e3)
-    # All threads of a process work on a batch.
-    stages["decode"] = Use(resource="cores", amount=count * form.decode.core_s, limit=threads, weight=threads)
+    step = Cost(seconds=1 / load.step.value, core_s=load.step_core_s)
+    # All threads of a process decode a batch together.
+    decode = Use(resource="cores", amount=count * form.decode.core_s, limit=threads, weight=threads)
+    on = step.elsewhere("card", count) if on_card else step.on_cores(count)
+    if not on_card and load.company:
+        alone = Cost(seconds=form.decode.core_s / threads, core_s=form.decode.core_s)
+        done = in_company(alone, step, load.company, machine.cores)
+        decode, on = replace(decode, in_company=done["decode"]), replace(on, in_company=done["step"])
+    stages["decode"] = decode
     if on_card:
         stages["upload"] = Use(resource="link", amount=count * 3.0 * load.size**2)
     if load.augment:
         cost = load.augment
         stages["augment"] = cost.elsewhere("card", count) if on_card else cost.on_cores(count)
-    step = Cost(seconds=1 / load.step.value, core_s=load.step_core_s)
     ranks = machine.cards * machine.nodes
     reduce = None
     if ranks > 1:
@@ -159,5 +167,4 @@ def of_batches(machine: Machine, load: Load, form: Form) -> tuple[Batches, Mappi
         "fabric": machine.fabric_gb_per_s * 1e9,
         "network": machine.network_gb_per_s * 1e9,
     }
-    on = step.elsewhere("card", count) if on_card else step.on_cores(count, OPERATORS_IN_COMPANY)
     return Batches(stages=stages, step=on, reduce=reduce), capacities

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from loaders import InputError
 from loaders.cores import usable_cores
 from twistnet import environment
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("TWISTNET_BENCH_RESULTS", Path(__file__).parent / "results"))  # for trials, elsewhere
 # All rows that one process adds are one run.
 RUN = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%S")
 
@@ -93,7 +94,7 @@ def append_rows(name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
         InputError: where the file has other columns.
     """
     path = RESULTS / f"{name}.csv"
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     columns = list(rows[0])
     is_new = not path.exists()
     if not is_new:

@@ -4,38 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-import itertools
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import timm
 import torch
 
 from bench.costs import Cost, Costs
-from bench.data import copied, tree_of
+from bench.data import tree_of
 from bench.options import check_positive
+from bench.parts import AUGMENT, DECODE, DECODE_BESIDE, END_TO_END, READ, STEP, STEP_BESIDE, UPLOAD, part_rates
 from bench.rows import append_rates
 from bench.simulation import Outcome, simulate
 from bench.steps import TimedStep
-from bench.timing import Rate, measure
-from loaders import Batch, InputError, open_loader, transfer
+from loaders import InputError, open_loader
 from loaders.cores import usable_cores
-from loaders.loader import BatchLoader, Plan
+from loaders.loader import BatchLoader
 from twistnet.distributed import choose_device
 from twistnet.precision import Precision, use_fast_kernels
 from twistnet.recipe import Recipe
 from twistnet.recipes import named
 from twistnet.step import Compile
 
-END_TO_END, LOADER, STEP = "end to end", "loader alone", "steps on one batch"
-READ, DECODE, UPLOAD, AUGMENT = "read alone", "decode alone", "upload alone", "augment alone"
 _LOOK_AHEAD = 3
-_FILLING = _LOOK_AHEAD + 3  # batches until the loader's queues are as they will stay
-_KEPT = 4  # batches that the stages alone work on in turn
 
 
 def train(
@@ -77,18 +69,12 @@ def train(
     with contextlib.ExitStack() as stack:
         data = data_dir or stack.enter_context(tree_of(None, images))[0]
         loader = stack.enter_context(open_for(data, settled, where, workers))
-        runs = stages_of(loader, TimedStep(where, settled, model, compile), stack)
-        rates = measure(
-            {name: run.call for name, run in runs.items()},
-            rounds=rounds,
-            seconds=seconds,
-            device=where,
-            before=lambda name: runs[name].fill(),
-        )
+        rates = part_rates(loader, TimedStep(where, settled, model, compile), rounds, seconds)
         options = {"model": model, "recipe": recipe, "batch": batch_size, "size": size, "compile": compile}
         options |= {"decoder": loader.decoder, "store": loader.store, "data": data.name, "workers": workers}
     share = rates[END_TO_END].ratio_to(rates[STEP])
-    outcome = simulated(rates, batch_size, on_card=where.type == "cuda")
+    costs = {name: Cost.of(rate) for name, rate in rates.items()}
+    outcome = simulated(costs, batch_size, on_card=where.type == "cuda", cores=usable_cores())
     predicted, bound = outcome.batches_per_s * batch_size, outcome.bound
     extra = {name: {"bound_by": bound, "simulated": round(predicted, 1)} for name in rates}
     path = append_rates("train", rates, options, where, extra)
@@ -102,12 +88,22 @@ def train(
     print(f"Rows added to {path}: commit them.")
 
 
-def simulated(rates: Mapping[str, Rate], batch_size: int, *, on_card: bool) -> Outcome:
-    """What the stages measured alone come to together, where they share this machine."""
+def simulated(parts: Mapping[str, Cost], batch_size: int, *, on_card: bool, cores: int) -> Outcome:
+    """What parts that were measured alone come to together.
+
+    Args:
+        parts: by their names in `bench.parts`.
+        batch_size: of a step.
+        on_card: whether steps and augmentation are a card's.
+        cores: that there are.
+    """
     names = {READ: "read", DECODE: "decode", UPLOAD: "upload", AUGMENT: "augment", STEP: "step"}
-    stages = {short: Cost.of(rates[name]) for name, short in names.items() if name in rates}
-    batches = Costs(stages=stages, on_card=on_card).batches(batch_size, _LOOK_AHEAD)
-    return simulate(batches, {"cores": float(usable_cores()), "disk": 1.0, "link": 1.0, "card": 1.0})
+    stages = {short: parts[name] for name, short in names.items() if name in parts}
+    beside = {"step": STEP_BESIDE, "decode": DECODE_BESIDE}
+    company = {short: 1 / parts[name].seconds for short, name in beside.items() if name in parts}
+    costs = Costs(stages=stages, on_card=on_card, company=company, cores=cores)
+    capacities = {"cores": float(cores), "disk": 1.0, "link": 1.0, "card": 1.0}
+    return simulate(costs.batches(batch_size, _LOOK_AHEAD), capacities)
 
 
 def open_for(data: Path, recipe: Recipe, device: torch.device, workers: int) -> BatchLoader:
@@ -127,129 +123,3 @@ def open_for(data: Path, recipe: Recipe, device: torch.device, workers: int) -> 
     )
     assert isinstance(loader, BatchLoader)
     return loader
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """Something to time.
-
-    Attributes:
-        call: works on a batch; returns how many images.
-        fill: called before every round, outside the time: brings queues to where they will stay.
-    """
-
-    call: Callable[[], int]
-    fill: Callable[[], object] = lambda: None
-
-
-def stages_of(loader: BatchLoader, step: TimedStep, stack: contextlib.ExitStack) -> Mapping[str, Run]:
-    """Training, the loader and its stages, each alone, and the step, which is last."""
-    plan = loader.plan
-    trained, loaded = _Endless(loader), _Endless(loader)
-    stack.callback(trained.close)
-    stack.callback(loaded.close)
-
-    def end_to_end() -> int:
-        return step(trained.next())
-
-    def load() -> int:
-        return len(loaded.next().labels)
-
-    runs = {END_TO_END: Run(call=end_to_end, fill=_some(end_to_end)), LOADER: Run(call=load, fill=_some(load))}
-    runs |= {READ: Run(call=_reading(plan, stack)), DECODE: Run(call=_decoding(plan))}
-    if plan.device.type == "cuda":
-        runs[UPLOAD] = Run(call=uploading(plan))
-    if plan.augment:
-        runs[AUGMENT] = Run(call=_augmenting(plan))
-    return runs | {STEP: Run(call=step)}
-
-
-def _some(call: Callable[[], int]) -> Callable[[], object]:
-    return lambda: [call() for _ in range(_FILLING)]
-
-
-def _ids(plan: Plan) -> Iterator[np.ndarray]:
-    """Of batch after batch."""
-    for epoch in itertools.count():
-        for step in range(len(plan.order)):
-            yield plan.order.slice(epoch, step, plan.rank, plan.world_size)[0]
-
-
-def _reading(plan: Plan, stack: contextlib.ExitStack) -> Callable[[], int]:
-    """Two batches at once, as the loader does."""
-    ids, pool = _ids(plan), stack.enter_context(ThreadPoolExecutor(2))
-
-    def read(samples: np.ndarray) -> int:
-        located = plan.store.locate(samples)
-        some = located if located is not None else [plan.store.read(sample) for sample in samples.tolist()]
-        for image in some:
-            copied(image)
-        return len(samples)
-
-    return lambda: sum(pool.map(read, itertools.islice(ids, 2)))
-
-
-def _decoding(plan: Plan) -> Callable[[], int]:
-    """Of bytes that are in memory."""
-    keys = list(itertools.islice(_ids(plan), _KEPT))
-    batches = itertools.cycle([(ids, [_copy(plan.store.read(sample)) for sample in ids.tolist()]) for ids in keys])
-    shape = (plan.batch_size, plan.size, plan.size, 3)
-    out: Any = torch.empty(shape, dtype=torch.uint8, device=plan.device if plan.decoder.on_device else "cpu")
-    out = out if plan.decoder.on_device else out.numpy()
-
-    def decode() -> int:
-        ids, data = next(batches)
-        sizes, _ = plan.decoder.sizes(data)
-        boxes = plan.crops.boxes(0, 0, ids, sizes, train=True)
-        plan.decoder.decode(data, boxes, ids % 2 == 0, out)
-        return len(ids)
-
-    return decode
-
-
-def _copy(image: Any) -> Any:
-    return image.copy() if isinstance(image, np.ndarray) else bytes(image)
-
-
-def uploading(plan: Plan) -> Callable[[], int]:
-    shape = (plan.batch_size, plan.size, plan.size, 3)
-    pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=plan.device.type == "cuda")
-
-    def upload() -> int:
-        transfer.upload(pixels, plan.device)
-        return plan.batch_size
-
-    return upload
-
-
-def _augmenting(plan: Plan) -> Callable[[], int]:
-    assert plan.augment is not None
-    shape = (plan.batch_size, plan.size, plan.size, 3)
-    pixels = torch.randint(256, shape, dtype=torch.uint8, device=plan.device)
-    ids, draw = _ids(plan), functools.partial(plan.augment.draw, plan.order.seed)
-    augment = plan.augment
-
-    def run() -> int:
-        these = next(ids)
-        augment(pixels, draw(0, these, plan.size))
-        return len(these)
-
-    return run
-
-
-class _Endless:
-    """Batches of one epoch after another."""
-
-    def __init__(self, loader: BatchLoader) -> None:
-        self._loader, self._epoch = loader, 0
-        self._batches = loader.epoch(0)
-
-    def next(self) -> Batch:
-        for batch in self._batches:
-            return batch
-        self._epoch += 1
-        self._batches = self._loader.epoch(self._epoch)
-        return next(self._batches)
-
-    def close(self) -> None:
-        self._batches = iter(())

@@ -133,8 +133,9 @@ def test_steps_are_measured_with_and_without_data(
     bench_training.train(data_dir=tree, model="test_resnet", batch_size=8, compile="off", **fast)
     with (tmp_path / "train.csv").open() as file:
         found = list(csv.DictReader(file))
-    stages = ["read alone", "decode alone", "augment alone", "steps on one batch"]
-    assert [row["what"] for row in found] == ["end to end", "loader alone", *stages]
+    stages = ["read alone", "decode alone", "augment alone"]
+    beside = ["steps beside decoding", "decode beside steps"]
+    assert [row["what"] for row in found] == ["end to end", "loader alone", *stages, *beside, "steps on one batch"]
     (bound,), (simulated,) = ({row[column] for row in found} for column in ("bound_by", "simulated"))
     said = capsys.readouterr().out
     assert f"bound by: {bound}" in said

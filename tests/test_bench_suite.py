@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from bench import decode as bench_decode
-from bench import rows
+from bench import parts, rows
 from bench import storage as bench_storage
 from bench import training as bench_training
 from bench import upload as bench_upload
@@ -244,19 +244,20 @@ def test_the_stage_that_is_slowed_down_is_named(name: str, use: Use) -> None:
 
 
 def test_a_run_is_simulated_from_rates_of_its_stages() -> None:
-    """Stages of two cores that share nothing but them: decoding at 400 and steps at 100 images a second make 80."""
-    rates = {
-        name: Rate(n=1, median=rate, low=rate, high=rate, cpu_share=share)
-        for name, rate, share in (
-            *((bench_training.READ, 1e6, 0.0), (bench_training.DECODE, 400.0, 1.0)),
-            (bench_training.STEP, 100.0, 1.0),
+    """Two cores; decoding alone at 400 and steps at 100 images a second, and at half and a quarter of it together."""
+    costs = {
+        name: Cost(seconds=1 / rate, core_s=cores / rate)
+        for name, rate, cores in (
+            *((parts.READ, 1e6, 0.0), (parts.DECODE, 400.0, 2.0)),
+            *((parts.STEP_BESIDE, 25.0, 2.0), (parts.DECODE_BESIDE, 200.0, 2.0), (parts.STEP, 100.0, 2.0)),
         )
     }
-    outcome = bench_training.simulated(rates, 8, on_card=False)
-    spun = 0.5 * 0.5 * 2 / 400  # what a step gets done in the time of an image's decoding at half the cores
-    assert 8 * outcome.batches_per_s == pytest.approx(1 / (0.01 + 2 / 400 - spun), rel=0.03)
+    outcome = bench_training.simulated(costs, 8, on_card=False, cores=2)
+    beside_s = 1 / 200  # an image's decoding, in which steps are as slow as they were beside it
+    assert 8 * outcome.batches_per_s == pytest.approx(1 / (beside_s + (1 - 25 * beside_s) / 100), rel=0.03)
     assert outcome.bound == "step"
-    assert bench_training.simulated(rates, 8, on_card=True).batches_per_s * 8 == pytest.approx(100, rel=0.01)
+    found = bench_training.simulated(costs, 8, on_card=True, cores=2)
+    assert found.batches_per_s * 8 == pytest.approx(100, rel=0.01)
 
 
 def test_shares_follow_weights_and_limits() -> None:
