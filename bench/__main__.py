@@ -4,26 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from bench.commands import COMMANDS
 from twistnet.cli import run
-from twistnet.commands import Command
-
-COMMANDS = {
-    "gpu": Command("bench.gpu:gpu", "Check and measure all that wants a CUDA card"),
-    "storage": Command("bench.storage:storage", "Measure how fast a set is read, cold and warm"),
-    "decode": Command("bench.decode:decode", "Measure every decoder alone, on one core and on all"),
-    "upload": Command("bench.upload:upload", "Measure uploads of batches to the device"),
-    "plan": Command("bench.plan:plan", "Project what pretraining takes on a machine, and what bounds it there"),
-    "compare": Command("bench.compare:compare", "Say which rows of two runs differ beyond their spread"),
-    "conversion": Command("bench.conversion:conversion", "Measure conversion beside tarfile and FFCV"),
-    "loaders": Command("bench.loaders:loaders", "Measure whole loaders, ours beside FFCV's, DALI's and torchvision's"),
-    "step": Command("bench.steps:step", "Measure training steps without data, and the twist block alone"),
-    "train": Command("bench.training:train", "Measure training end to end beside each of its stages alone"),
-    "learning": Command("bench.learning:learning", "Train models on photographs over several seeds"),
-    "augment": Command("bench.augment:augment", "Measure what augmentation costs a core, beside torchvision and timm"),
-    "bookkeeping": Command("bench.bookkeeping:bookkeeping", "Measure what exact order and draws cost a processor"),
-    "stages": Command("bench.stages:stages", "Measure where a core's time goes in decoding"),
-    "index": Command("bench.index:index", "Measure how fast a set of ImageNet's size opens, beside FFCV's reader"),
-}
 
 if __name__ == "__main__":
     sys.exit(run(sys.argv[1:], COMMANDS, "python -m bench"))

@@ -26,7 +26,13 @@ from loaders.types import Decoder
 
 CPU = torch.device("cpu")
 # What a converted set holds of an image; the last one as pixels.
-POLICIES = {"original": "original", "500 px": "max_side=500", "400 px": "max_side=400", "raw 256 px": "max_side=256"}
+POLICIES = {
+    "original": "original",
+    "500 px": "max_side=500",
+    "400 px": "max_side=400",
+    "256 px": "max_side=256",
+    "raw 256 px": "max_side=256",
+}
 _RAW = "raw 256 px"
 
 
@@ -61,7 +67,7 @@ def decode(
         originals = [bytes(store.read(int(sample))) for sample in some]
     for name, policy in POLICIES.items():
         data = in_memory(originals, name)
-        for threads in sorted({1, workers}):
+        for threads in thread_counts(workers):
             options = {"batch": batch_size, "size": size, "rounds": rounds, "seconds": seconds, "threads": threads}
             rates, megapixels = decode_rates(data, **options)  # type: ignore[arg-type]
             extra = {
@@ -81,6 +87,11 @@ def decode(
                     f"{extra[each]['us_of_a_core']:,.0f} us of a core an image"
                 )
     print(f"Rows added to {file}: commit them.")
+
+
+def thread_counts(most: int) -> list[int]:
+    """1, 2, 4, 8, ... and the last one itself."""
+    return sorted({min(2**power, most) for power in range(most.bit_length() + 1)})
 
 
 def in_memory(originals: Sequence[bytes], name: str) -> list[Encoded]:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from bench.costs import Cost
+from bench.here import cost_of, load_here, rows_of_this_machine, this_machine
 from bench.options import check_positive
 from bench.planning import Form, Load, Machine, Prediction, predict
 from bench.published import CARDS, GUIDE, Figure
@@ -17,6 +18,7 @@ FORMS = {  # by the set of bench/results/decode.csv: flags of `twistnet convert`
     "original": "--images original",
     "500_px": "--images max_side=500",
     "400_px": "--images max_side=400",
+    "256_px": "--images max_side=256",
     "raw_256_px": "--formats beton --beton raw --images max_side=256",
 }
 GRADIENT_MB = 46.0  # of an 18-layer network, in float32
@@ -25,34 +27,36 @@ _SAME = 1.02  # a form that is faster by less is not worth the pixels that it la
 
 def plan(
     *,
-    card: str = "A100",
-    cards: int = 8,
+    card: str = "here",
+    cards: int | None = None,
     nodes: int = 1,
     cores: int | None = None,
-    memory: float = 512.0,
+    memory: float | None = None,
     disk: float = 1000.0,
     network: float = 12.5,
-    batch_size: int = 256,
-    size: int = 224,
+    model: str = "twistnet18",
+    batch_size: int | None = None,
+    size: int | None = None,
     epochs: tuple[int, ...] = (600, 300),
     price: float = 0.0,
     fix: bool = False,
 ) -> None:
-    """Projects the guide's pretraining of TwistNet-18 on ImageNet, from measured rows and published figures.
+    """Projects pretraining on ImageNet, from this machine's measured rows or from published figures of other cards.
 
-    Decoding is as rows of this project measured it on one core, and assumed to be alike on that machine's;
+    Of other machines decoding is as rows of this project measured it on one core, and assumed to be alike on theirs;
     augmentation on the card, which no row has yet, is counted as nothing. Every result is a projection.
 
     Args:
-        card: "RTX 3090", "A100", "H100" or "H200".
-        cards: of a node.
+        card: "here" for this machine, or "RTX 3090", "A100", "H100" or "H200".
+        cards: of a node; this machine's, or 8.
         nodes: how many.
-        cores: of a node; an assumption for the card unless given.
-        memory: GiB of a node.
-        disk: MB a second that a node reads where the set does not stay in its memory.
+        cores: of a node; this machine's, or an assumption for the card.
+        memory: GiB of a node; this machine's, or 512.
+        disk: MB a second that a node reads where the set does not stay in its memory and no row tells it.
         network: GB a second between nodes.
-        batch_size: of a card.
-        size: side of the images in pixels.
+        model: whose steps are meant.
+        batch_size: of a card; that of the rows here, or 256.
+        size: side of the images in pixels; that of the rows here, or 224.
         epochs: of the runs that are projected.
         price: of a card for an hour, in any currency.
         fix: whether to print nothing but the commands that this advises.
@@ -61,19 +65,37 @@ def plan(
     check_positive(batch_size=batch_size, size=size, epochs=min(epochs, default=0))
     if price < 0:
         raise InputError(f"--price {price} is negative: take 0 or more.")
-    machine = _machine(card, cards, nodes, cores, memory, disk, network)
     rows = read_rows()
-    load = load_of(card, rows, batch_size, size)
-    found = [(form, predict(machine, load, form)) for form in forms_of(rows)]
+    if card == "here":
+        rows = rows_of_this_machine(rows)
+        machine, disk_figure = this_machine(rows, disk)
+        load = load_here(rows, model, batch_size, size, GRADIENT_MB)
+    else:
+        machine, disk_figure = _machine(card, cards or 8, nodes, cores, memory or 512.0, disk, network), None
+        load = load_of(card, rows, batch_size or 256, size or 224, model)
+    given = {"cards": cards, "nodes": nodes, "cores": cores, "memory_gib": memory, "network_gb_per_s": network}
+    machine = dataclasses.replace(machine, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    found = [(form, predict(machine, load, form)) for form in (*forms_of(rows), *mixed(rows, machine, load))]
     best = advised(found)
-    if not fix:
-        _print(machine, load, found, best, epochs, price)
-        _print_levers(machine, load, best)
+    if fix:
+        _print_commands(machine, load, best, model)
         return
+    _print(machine, load, found, best, epochs, price)
+    if disk_figure:
+        print(f"  The disk's {disk_figure.value:,.0f} MB/s are {disk_figure.kind} ({disk_figure.source}).")
+    _print_levers(machine, load, best, rows)
+
+
+def _print_commands(machine: Machine, load: Load, best: Form, model: str) -> None:
     threads = max(1, int(machine.cores // machine.cards))
-    launched = f"torchrun --nproc_per_node={cards}" + (f" --nnodes={nodes}" if nodes > 1 else "")
+    several = machine.cards * machine.nodes > 1
+    nodes = f" --nnodes={machine.nodes}" if machine.nodes > 1 else ""
+    launched = f"torchrun --nproc_per_node={machine.cards}{nodes} -m twistnet" if several else "twistnet"
     print(f"twistnet convert --data_dir DOWNLOADS --out IMAGENET {best.convert}")
-    print(f"{launched} -m twistnet pretrain --data_dir IMAGENET --batch_size {batch_size} --amp --workers {threads}")
+    print(
+        f"{launched} pretrain --data_dir IMAGENET --model {model} --size {load.size} --batch_size {load.batch_size} "
+        f"{'--amp ' if machine.card else ''}--workers {threads}"
+    )
 
 
 def forms_of(rows: Sequence[Row]) -> list[Form]:
@@ -86,31 +108,56 @@ def forms_of(rows: Sequence[Row]) -> list[Form]:
     for name, flags in FORMS.items():
         row = next((row for row in newest(rows, "decode", set=name, threads="1") if row.what == "native"), None)
         if row is None:
-            raise InputError(
-                f"decode.csv has no row of the native decoder on {name}: run python -m bench decode first."
-            )
-        cost = Cost(seconds=1 / row.images_per_s, core_s=row.core_s)
-        kb = float(row.options["kb"])
-        found.append(
-            Form(name=name.replace("_", " "), kb=kb, decode=cost, convert=flags, keeps_pixels=name == "original")
-        )
+            continue
+        kb, shown = float(row.options["kb"]), name.replace("_", " ")
+        found.append(Form(name=shown, kb=kb, decode=cost_of(row), convert=flags, keeps_pixels=name == "original"))
+    if not found:
+        raise InputError("decode.csv has no row of the native decoder: run python -m bench decode first.")
     return found
 
 
-def load_of(card: str, rows: Sequence[Row], batch_size: int, size: int) -> Load:
-    """TwistNet-18's training on a card: its published ResNet-18 rate, by the measured ratio of the two models' steps.
+def mixed(rows: Sequence[Row], machine: Machine, load: Load) -> list[Form]:
+    """Images of 256 px, as many of them as pixels as stay in memory, where some do and not all."""
+    small, raw = (
+        next((form for form in forms_of(rows) if form.name == name), None) for name in ("256 px", "raw 256 px")
+    )
+    if not small or not raw:
+        return []
+    room = machine.fitting_gb() * 1e6 / load.images  # kB of an image
+    share = (room - small.kb) / (raw.kb - small.kb)
+    if not 0 < share < 1:
+        return []
+    jpegs = 1 - share
+    costs = small.decode, raw.decode
+    seconds, core_s = (
+        jpegs * one + share * other
+        for one, other in ((costs[0].seconds, costs[1].seconds), (costs[0].core_s, costs[1].core_s))
+    )
+    return [
+        Form(
+            name=f"256 px, {share:.0%} of them raw",
+            kb=room,
+            decode=Cost(seconds=seconds, core_s=core_s),
+            convert=f"--formats beton --beton proportion --proportion {jpegs:.2f} --images max_side=256",
+            keeps_pixels=False,
+        )
+    ]
+
+
+def load_of(card: str, rows: Sequence[Row], batch_size: int, size: int, model: str = "twistnet18") -> Load:
+    """A model's training on a card: ResNet-18's published rate there, by the measured ratio of the two models' steps.
 
     Raises:
         InputError: where no rows tell the ratio.
     """
-    steps = [row for row in newest(rows, "step") if row.what == "step: twistnet18"]
+    steps = [row for row in newest(rows, "step") if row.what == f"step: {model}"]
     if not steps:
-        raise InputError("step.csv has no row of twistnet18 beside resnet18: run python -m bench step first.")
+        raise InputError(f"step.csv has no row of {model} beside resnet18: run python -m bench step first.")
     resnet18, ratio = CARDS[card].resnet18, steps[-1].number("ratio")
     figure = Figure(
         value=resnet18.value * ratio * (224 / size) ** 2,
         kind="projected",
-        source=f"{resnet18.source} ({resnet18.kind}); TwistNet-18 at {ratio:.3f} of it (measured)",
+        source=f"{resnet18.source} ({resnet18.kind}); {model} at {ratio:.3f} of it (measured)",
     )
     return Load(step=figure, step_core_s=0.0, augment=None, batch_size=batch_size, size=size, gradient_mb=GRADIENT_MB)
 
@@ -174,12 +221,15 @@ def _print(
     epochs: Sequence[int],
     price: float,
 ) -> None:
+    what = f"{machine.nodes} x {machine.cards} x {machine.card}, " if machine.card else ""
     print(
-        f"{machine.nodes} x {machine.cards} x {machine.card}, {machine.cores:.0f} cores and {machine.memory_gib:g} GiB "
-        f"a node; a card's step makes {load.step.value:,.0f} img/s ({load.step.kind}: {load.step.source})."
+        f"{what}{machine.cores:.0f} cores and {machine.memory_gib:.4g} GiB a node; steps of "
+        f"{'a card' if machine.card else 'the processors'} make {load.step.value:,.0f} img/s ({load.step.kind}: "
+        f"{load.step.source})."
     )
     for form, prediction in found:
-        held = "stays in memory" if machine.fits(form.gb(load.images)) else f"is read at {machine.disk_mb_per_s:g} MB/s"
+        fits = machine.fits(form.gb(load.images))
+        held = "on disk, stays in memory" if fits else f"on disk, read at {machine.disk_mb_per_s:,.0f} MB/s"
         runs = ", ".join(
             f"{count} epochs {_took(prediction.days(count))}"
             + (f" for {prediction.days(count) * 24 * machine.cards * machine.nodes * price:,.0f}" if price else "")
@@ -193,15 +243,39 @@ def _print(
         )
 
 
-def _print_levers(machine: Machine, load: Load, form: Form) -> None:
-    """What a change of the machine would do."""
+def _print_levers(machine: Machine, load: Load, form: Form, rows: Sequence[Row]) -> None:
+    """What changes would do, of the machine and of how it is used."""
     before = predict(machine, load, form).images_per_s
-    doubled = {
-        "cores": dataclasses.replace(machine, cores=2 * machine.cores),
-        "disk": dataclasses.replace(machine, disk_mb_per_s=2 * machine.disk_mb_per_s),
-        "memory": dataclasses.replace(machine, memory_gib=2 * machine.memory_gib),
+    for name, changed in levers(machine, load, form, rows).items():
+        print(f"  {name}: {predict(*changed).images_per_s / before:.2f}x (projected)")
+
+
+def levers(machine: Machine, load: Load, form: Form, rows: Sequence[Row]) -> dict[str, tuple[Machine, Load, Form]]:
+    """Changes of one thing each, by what they are."""
+    quicker = dataclasses.replace(load.step, value=2 * load.step.value)
+    area = (160 / load.size) ** 2
+    smaller = dataclasses.replace(load.step, value=load.step.value / area)
+    found = {
+        "twice the disk": (dataclasses.replace(machine, disk_mb_per_s=2 * machine.disk_mb_per_s), load, form),
+        "twice the memory": (dataclasses.replace(machine, memory_gib=2 * machine.memory_gib), load, form),
+        "a step twice as fast": (
+            machine,
+            dataclasses.replace(load, step=quicker, step_core_s=load.step_core_s / 2),
+            form,
+        ),
+        "twice the batch": (machine, dataclasses.replace(load, batch_size=2 * load.batch_size), form),
     }
-    for name, larger in doubled.items():
-        print(f"  twice the {name}: {predict(larger, load, form).images_per_s / before:.2f}x (projected)")
-    faster = dataclasses.replace(load, step=dataclasses.replace(load.step, value=2 * load.step.value))
-    print(f"  a step twice as fast: {predict(machine, faster, form).images_per_s / before:.2f}x (projected)")
+    if load.size > 160:
+        found["images of 160 px"] = (
+            machine,
+            dataclasses.replace(load, step=smaller, step_core_s=load.step_core_s * area, size=160),
+            form,
+        )
+    if machine.card:  # steps of processors would take other numbers of threads than were measured
+        found = {"twice the cores": (dataclasses.replace(machine, cores=2 * machine.cores), load, form), **found}
+        found["half the threads"] = dataclasses.replace(machine, cores=machine.cores / 2), load, form
+    name = form.name.replace(" ", "_")
+    for row in newest(rows, "decode", set=name, threads="1"):
+        if row.what not in ("native", "ffcv"):  # ffcv's pixels are another resize's
+            found[f"the decoder {row.what}"] = machine, load, dataclasses.replace(form, decode=cost_of(row))
+    return found

@@ -65,7 +65,11 @@ class Machine:
 
     def fits(self, gb: float) -> bool:
         """Whether a set stays in the memory of every node."""
-        return gb <= FITS * self.memory_gib * 2**30 / 1e9
+        return gb <= self.fitting_gb()
+
+    def fitting_gb(self) -> float:
+        """GB of the largest set that does."""
+        return FITS * self.memory_gib * 2**30 / 1e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,7 @@ from bench import rows
 from bench import stages as bench_stages
 from bench import steps as bench_steps
 from bench import training as bench_training
-from bench.__main__ import COMMANDS
+from bench.commands import COMMANDS
 from bench.gpu_augmenting import augment_rates
 from bench.learning_set import make_learning_set, photographs_in
 from bench.peers import separate_heads

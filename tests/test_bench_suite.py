@@ -156,7 +156,7 @@ def test_every_decoder_is_measured(tree: Path, results: Path) -> None:
     ]
     assert [row["what"] for row in found[: len(installed)]] == installed
     sets = dict.fromkeys(row["options"].split()[0] for row in found)
-    assert list(sets) == ["set=original", "set=500_px", "set=400_px", "set=raw_256_px"]
+    assert list(sets) == ["set=original", "set=500_px", "set=400_px", "set=256_px", "set=raw_256_px"]
     assert all(float(row["megapixels_per_s"]) > 0 for row in found)
     megapixels = np.mean([np.prod(Image.open(file).size) for file in (tree / "train").rglob("*.JPEG")]) / 1e6
     first = found[0]

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from bench import rows
-from bench.__main__ import COMMANDS
+from bench.commands import COMMANDS
 from bench.costs import Cost
-from bench.plan import advised, guide_rows
+from bench.plan import advised
 from bench.planning import Form, Load, Machine, predict
 from bench.published import Figure
 from bench.reading import read_rows
+from bench.readme import TABLES, replaced
 from bench.timing import Rate
 from twistnet.arguments import parameters_of
 from twistnet.cli import run
@@ -101,11 +102,12 @@ def test_without_rows_a_plan_says_what_to_measure(
     import torch
 
     rows.append_rates("x", {"a": Rate.of([1.0])}, {}, torch.device("cpu"))
-    assert run(["plan"], COMMANDS, "python -m bench") == 1
+    assert run(["plan", "--card=A100"], COMMANDS, "python -m bench") == 1
     assert (
         "step.csv has no row of twistnet18 beside resnet18: run python -m bench step first." in capsys.readouterr().err
     )
 
 
-def test_the_readmes_table_is_that_of_the_rows() -> None:
-    assert "\n".join(guide_rows(read_rows())) in README
+def test_the_readmes_tables_are_those_of_the_rows() -> None:
+    for name, lines_of in TABLES.items():
+        assert replaced(README, name, lines_of(read_rows())) == README, name

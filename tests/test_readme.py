@@ -11,7 +11,7 @@ import pytest
 import loaders
 import loaders.augment
 import twistnet
-from bench.__main__ import COMMANDS as BENCH_COMMANDS
+from bench.commands import COMMANDS as BENCH_COMMANDS
 from twistnet.arguments import parameters_of, parse
 from twistnet.commands import COMMANDS
 

@@ -20,7 +20,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ImportError as error:
         print(f"error: the command line cannot start ({error}): pip install twistnet again.", file=sys.stderr)
         return 1
-    return run(sys.argv[1:] if argv is None else argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["bench"]:
+        from bench.commands import COMMANDS
+
+        return run(words[1:], COMMANDS, "twistnet bench")
+    return run(words)
 
 
 if __name__ == "__main__":

@@ -101,6 +101,11 @@ def overview(commands: Mapping[str, Command] = COMMANDS, program: str = "twistne
             *listed,
             "",
             f"{program} COMMAND --help lists the flags of one.",
+            *(
+                ["twistnet bench measures what bounds a run here: twistnet bench --help."]
+                if program == "twistnet"
+                else []
+            ),
         ]
     )
 

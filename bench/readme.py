@@ -1,0 +1,39 @@
+"""The README's tables that are made of rows, each between two marks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from bench.plan import guide_rows
+from bench.ratios import table
+from bench.reading import Row, read_rows
+from loaders import InputError
+from loaders.files import write_atomically
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+TABLES: Mapping[str, Callable[[Sequence[Row]], list[str]]] = {"ratios": table, "plan": guide_rows}
+
+
+def readme() -> None:
+    """Writes the tables anew between <!-- bench: NAME --> and <!-- bench: end -->, from the rows of bench/results."""
+    rows = read_rows()
+    text = README.read_text()
+    for name, lines_of in TABLES.items():
+        text = replaced(text, name, lines_of(rows))
+    write_atomically(README, lambda opened: opened.write(text.encode()))
+    print(f"Tables written into {README}: {', '.join(TABLES)}.")
+
+
+def replaced(text: str, name: str, lines: Sequence[str]) -> str:
+    """The text with one table written anew.
+
+    Raises:
+        InputError: where the text has no marks for it.
+    """
+    begin, end = f"<!-- bench: {name} -->", "<!-- bench: end -->"
+    marked = re.compile(f"{re.escape(begin)}\n.*?{re.escape(end)}", re.DOTALL)
+    if not marked.search(text):
+        raise InputError(f"the README has no table {name}: put {begin} and {end} where it is to stand.")
+    return marked.sub(lambda _: "\n".join([begin, *lines, end]), text)

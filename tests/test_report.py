@@ -1,0 +1,143 @@
+"""The whole suite: one run of it, its report, what it names as the bound where a stage is slow, and its plan."""
+
+from __future__ import annotations
+
+import csv
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from throttles import THROTTLES
+
+from bench import parts, rows
+from bench import training as bench_training
+from bench.commands import COMMANDS
+from bench.costs import Cost
+from bench.page import page
+from bench.ratios import peers, table
+from bench.reading import read_rows
+from bench.timing import Rate, measure
+from loaders import InputError
+from twistnet.__main__ import main
+from twistnet.cli import run
+
+SLOW_S = 0.1  # a batch of 8; a step takes a tenth of it
+
+
+@pytest.fixture(autouse=True)
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(rows, "RESULTS", tmp_path / "results")
+    return tmp_path / "results"
+
+
+def bench(*argv: str) -> int:
+    return run(argv, COMMANDS, "python -m bench")
+
+
+def test_the_suite_works_and_keeps_nothing(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench("smoke") == 0
+    said = capsys.readouterr().out
+    assert "[7 of 7] train: " in said
+    assert "The suite works here" in said
+    assert not results.exists()
+
+
+@pytest.mark.parametrize("stage", ["read", "decode", "augment", "step"])
+def test_a_slow_stage_is_named_by_bench_report_and_plan(
+    stage: str, tree: Path, results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    THROTTLES[stage](monkeypatch, SLOW_S)
+    bench_training.train(
+        data_dir=tree, model="test_resnet", batch_size=8, size=32, rounds=1, seconds=0.3, device="cpu", compile="off"
+    )
+    assert f"bound by: {stage}.\n" in capsys.readouterr().out
+    assert bench("report") == 0
+    said = (results / "report.html").read_text()
+    assert f"Bound by: {stage}." in said
+    assert "  bound" in said, "the bar is marked"
+
+
+def test_a_slow_upload_is_named(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uploads are measured on a card only; here by themselves, beside other stages' rates."""
+    THROTTLES["upload"](monkeypatch, SLOW_S)
+    recipe = bench_training.named("guide").with_changes(batch_size=8, size=32)
+    with bench_training.open_for(tree, recipe, bench_training.choose_device("cpu", 0), 1) as loader:
+        run_ = parts.uploading(loader.plan)
+        rate = measure({"upload": run_}, rounds=1, seconds=0.2, device=loader.plan.device)["upload"]
+    costs = {parts.READ: 1e5, parts.DECODE: 5e3, parts.STEP: 1e3}
+    alone = {name: Cost(seconds=1 / each, core_s=1 / each) for name, each in costs.items()}
+    outcome = bench_training.simulated({**alone, parts.UPLOAD: Cost.of(rate)}, 8, on_card=True, cores=2)
+    assert outcome.bound == "upload"
+    assert 8 * outcome.batches_per_s == pytest.approx(8 / SLOW_S, rel=0.2)
+
+
+class _Reader(HTMLParser):
+    """Counts tags, and what a page would fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.fetched: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.fetched += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
+
+
+def test_a_report_needs_no_network_and_can_be_read_again(results: Path) -> None:
+    import torch
+
+    cpu, options = torch.device("cpu"), {"set": "tree", "data": "photographs", "batch": 4}
+    rates = {"native": Rate.of([20.0, 22.0, 21.0]), "torchvision v2 uint8": Rate.of([10.0, 11.0, 7.0])}
+    rows.append_rates("loaders", rates, options, cpu)
+    decode = {"native": Rate.of([5.0]), "reference": Rate.of([3.0])}
+    rows.append_rates("decode", decode, {"set": "original", "threads": 1}, cpu)
+    (ratio,) = peers(read_rows())
+    assert (ratio.median, ratio.low, ratio.high) == (2.0, 2.0, 3.0)
+    assert "| 10 | 21 | 2.00 (2.00 to 3.00, 3) |" in table(read_rows())[2]
+    assert bench("report") == 0
+    reader = _Reader()
+    reader.feed((results / "report.html").read_text())
+    assert reader.tags.count("svg") == 2  # ratios and threads; no memory was measured
+    assert all(each.startswith("#") for each in reader.fetched)
+    assert Image.open(results / "report.png").width > 800
+    again = read_rows(str(results / "report.json"))
+    assert [row.columns | {"bench": row.bench} for row in again] == json.loads((results / "report.json").read_text())[
+        "rows"
+    ]
+    with (results / "loaders.csv").open() as file:
+        assert [row["images_per_s"] for row in csv.DictReader(file)] == ["21.0", "10.0"]
+    assert bench("compare", f"--a={results / 'report.json'}", f"--b={results / 'loaders.csv'}") == 0
+    assert "<script" not in page([*read_rows()])
+
+
+def test_twistnet_bench_is_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "plan", "--cards=0"]) == 1
+    assert "--cards 0 is too small" in capsys.readouterr().err
+    assert main(["bench", "plam"]) == 2
+    assert "twistnet bench: " in capsys.readouterr().err
+
+
+def test_this_machines_plan_is_of_its_own_rows(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InputError, match="has no rows"):
+        read_rows()
+    THROTTLES["decode"](monkeypatch, SLOW_S)
+    bench_training.train(
+        data_dir=tree, model="test_resnet", batch_size=8, size=32, rounds=1, seconds=0.3, device="cpu", compile="off"
+    )
+    assert bench("decode", f"--data_dir={tree}", "--images=8", "--size=32", "--batch_size=8", "--rounds=1") == 0
+    capsys.readouterr()
+    assert bench("plan", "--model=test_resnet") == 0
+    said = capsys.readouterr().out
+    assert "steps of the processors make " in said
+    assert "(measured: train.csv, run " in said
+    assert "bound by decode" in said
+    assert bench("plan", "--model=test_resnet", "--fix") == 0
+    advised = capsys.readouterr().out.splitlines()
+    assert advised[1].startswith("twistnet pretrain --data_dir IMAGENET --model test_resnet --size 32 --batch_size 8")
+    assert bench("plan") == 1
+    assert "no row of twistnet18 on this machine" in capsys.readouterr().err
