@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bench import rows
-from bench.augment import augment
 from bench.data import tree_of
-from bench.decode import decode
-from bench.gpu import gpu
-from bench.loaders import SYSTEMS, loaders
+from bench.loaders import SYSTEMS
 from bench.options import check_positive
 from bench.reading import read_rows
 from bench.report import write_report
-from bench.steps import SEPARATE, step
-from bench.storage import storage
-from bench.training import train
-from bench.upload import upload
+from bench.steps import SEPARATE
+from loaders import InputError
 from loaders.cores import usable_cores
 
-# Of the time that all take.
-SHARES = {"storage": 0.03, "decode": 0.2, "augment": 0.06, "upload": 0.01, "loaders": 0.4, "step": 0.1, "train": 0.2}
+_CHECKOUT = Path(__file__).resolve().parent.parent
+# Of the time that all take, as on two cores.
+SHARES = {
+    "storage": 0.02,
+    "decode": 0.16,
+    "augment": 0.08,
+    "upload": 0.01,
+    "loaders": 0.35,
+    "step": 0.13,
+    "train": 0.25,
+}
 MODELS = (SEPARATE, "twistnet18", "resnet18")
 
 
@@ -56,9 +62,9 @@ def everything(
     """
     check_positive(images=images, size=size, batch_size=batch_size, workers=workers, rounds=rounds, seconds=seconds)
     with tree_of(data_dir, images) as (tree, _):
-        run(tree, tuple(SYSTEMS), MODELS, size, batch_size, workers, rounds, seconds)
-        if torch.cuda.is_available():
-            gpu()
+        count = usable_cores() if workers is None else workers
+        options = _options(tree, tuple(SYSTEMS), MODELS, size, batch_size, count, rounds, seconds)
+        run(options | ({"gpu": {}} if torch.cuda.is_available() else {}), rows.RESULTS)
     for path in write_report(read_rows(rows.RUN), rows.RESULTS):
         print(f"Written: {path}")
 
@@ -66,48 +72,58 @@ def everything(
 def smoke() -> None:
     """Runs every part of the suite that needs no card at its smallest, and keeps none of it: does it work here?"""
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder, _results_in(Path(folder)), tree_of(None, 64) as (tree, _):
-        run(tree, ("shards",), ("twistnet18", "test_resnet"), 32, 8, 1, rounds=1, seconds=0.01)
-        written = write_report(read_rows(rows.RUN), Path(folder))
-        assert all(path.stat().st_size for path in written)
+    with tempfile.TemporaryDirectory() as folder, tree_of(None, 64) as (tree, _):
+        results = Path(folder) / "results"
+        run(_options(tree, ("shards",), ("twistnet18", "test_resnet"), 32, 8, 1, 1, 0.01), results)
+        found = [row for file in sorted(results.glob("*.csv")) for row in read_rows(str(file))]
+        assert all(path.stat().st_size for path in write_report(found, results))
     print(f"The suite works here ({time.perf_counter() - began:.0f} s); nothing of it was kept.")
 
 
-def run(
+def _options(
     tree: Path,
     sets: tuple[str, ...],
     models: tuple[str, ...],
     size: int,
     batch_size: int,
-    workers: int | None,
+    workers: int,
     rounds: int,
     seconds: float,
-) -> None:
-    """Runs the suite over a tree, every bench with the same options."""
-    timed: dict[str, Any] = {"rounds": rounds, "seconds": seconds}
-    loading = {**timed, "data_dir": tree, "workers": workers}
-    parts: dict[str, Callable[[], None]] = {
-        "storage": lambda: storage(**loading),
-        "decode": lambda: decode(**loading, size=size, images=8 * batch_size, batch_size=2 * batch_size),
-        "augment": lambda: augment(**timed, size=size, batch_size=2 * batch_size, workers=workers or usable_cores()),
-        "upload": lambda: upload(**timed, size=size, batch_size=batch_size),
-        "loaders": lambda: loaders(**loading, size=size, batch_size=4 * batch_size, sets=sets),
-        "step": lambda: step(**timed, size=size, batch_sizes=(batch_size,), models=models),
-        "train": lambda: train(**loading, size=size, batch_size=batch_size, model=models[-2]),
+) -> dict[str, dict[str, Any]]:
+    """Of every bench, by its name."""
+    timed = {"rounds": rounds, "seconds": seconds}
+    loading = {**timed, "data_dir": tree.resolve(), "workers": workers}
+    return {
+        "storage": loading,
+        "decode": {**loading, "size": size, "images": 8 * batch_size, "batch_size": 2 * batch_size},
+        "augment": {**timed, "size": size, "batch_size": 2 * batch_size, "workers": workers},
+        "upload": {**timed, "size": size, "batch_size": batch_size},
+        "loaders": {**loading, "size": size, "batch_size": 4 * batch_size, "sets": ",".join(sets)},
+        "step": {**timed, "size": size, "batch_sizes": batch_size, "models": ",".join(models)},
+        "train": {**loading, "size": size, "batch_size": batch_size, "model": models[-2]},
     }
+
+
+def run(options: Mapping[str, Mapping[str, Any]], results: Path) -> None:
+    """Runs benches one after another, each in a process of its own: what one sets, as torch's threads, is its own.
+
+    Args:
+        options: of each, by its name.
+        results: the folder of its rows.
+
+    Raises:
+        InputError: where one fails.
+    """
+    env = {**os.environ, "TWISTNET_BENCH_RUN": rows.RUN, "TWISTNET_BENCH_RESULTS": str(results)}
     began, done = time.perf_counter(), 0.0
-    for number, (name, part) in enumerate(parts.items(), 1):
+    for number, (name, flags) in enumerate(options.items(), 1):
         elapsed = time.perf_counter() - began
-        left = f"{elapsed * (1 - done) / done / 60:.0f} min left" if done else "the longest takes half of the time"
-        print(f"[{number} of {len(parts)}] {name}: {elapsed / 60:.0f} min so far, {left}", flush=True)
-        part()
-        done += SHARES[name]
-
-
-@contextlib.contextmanager
-def _results_in(folder: Path) -> Iterator[None]:
-    before, rows.RESULTS = rows.RESULTS, folder
-    try:
-        yield
-    finally:
-        rows.RESULTS = before
+        left = f"{elapsed * (1 - done) / done / 60:.0f} min left" if done else "the loaders take half of the time"
+        print(f"[{number} of {len(options)}] {name}: {elapsed / 60:.0f} min so far, {left}", flush=True)
+        words = [f"--{flag}={value}" for flag, value in flags.items()]
+        code = subprocess.run(
+            [sys.executable, "-m", "bench", name, *words], env=env, cwd=_CHECKOUT, check=False
+        ).returncode
+        if code:
+            raise InputError(f"bench {name} ended with code {code}: see what it said; the rows before it are kept.")
+        done = min(1.0, done + SHARES.get(name, 0.0))

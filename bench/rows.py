@@ -17,8 +17,8 @@ from loaders.cores import usable_cores
 from twistnet import environment
 
 RESULTS = Path(os.environ.get("TWISTNET_BENCH_RESULTS", Path(__file__).parent / "results"))  # for trials, elsewhere
-# All rows that one process adds are one run.
-RUN = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%S")
+# All rows that one process adds are one run, and those of the processes that `bench all` starts.
+RUN = os.environ.get("TWISTNET_BENCH_RUN") or datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%S")
 
 
 def append_rates(

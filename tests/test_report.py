@@ -36,9 +36,9 @@ def bench(*argv: str) -> int:
     return run(argv, COMMANDS, "python -m bench")
 
 
-def test_the_suite_works_and_keeps_nothing(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_suite_works_and_keeps_nothing(results: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert bench("smoke") == 0
-    said = capsys.readouterr().out
+    said = capfd.readouterr().out
     assert "[7 of 7] train: " in said
     assert "The suite works here" in said
     assert not results.exists()
