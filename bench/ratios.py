@@ -13,19 +13,19 @@ OURS = ("native", "native, the guide's")
 PEERS = {
     "FFCV": "FFCV",
     "DALI on the CPU": "DALI's CPU backend",
-    "DALI on the CPU with its own RandAugment": "DALI's CPU backend with its RandAugment",
+    "DALI on the CPU with its own RandAugment": "DALI's CPU backend, its RandAugment",
     "torchvision v2 uint8": "torchvision v2 on uint8",
-    "torchvision, the guide's": "torchvision, the guide's pipeline",
+    "torchvision, the guide's": "the guide's pipeline",
     "timm": "timm",
-    "webdataset with torchvision v2 uint8": "webdataset with torchvision v2 on uint8",
+    "webdataset with torchvision v2 uint8": "webdataset, torchvision v2",
 }
 _SETS = {
-    "tree": "folders of JPEGs",
+    "tree": "folders",
     "shards": "shards",
     "500_px_.beton": ".beton, JPEGs of 500 px",
     "400_px_.beton": ".beton, JPEGs of 400 px",
     "raw_256_px_.beton": ".beton, pixels of 256 px",
-    "augmented_tree": "folders of JPEGs, the guide's augmentation",
+    "augmented_tree": "folders, augmented",
 }
 
 

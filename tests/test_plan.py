@@ -8,15 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from bench import rows
+from bench import parts, rows
 from bench.commands import COMMANDS
 from bench.costs import Cost
+from bench.here import cost_of
 from bench.plan import advised
 from bench.planning import Form, Load, Machine, predict
 from bench.published import Figure
-from bench.reading import read_rows
+from bench.reading import Row, read_rows
 from bench.readme import TABLES, replaced
 from bench.timing import Rate
+from bench.training import simulated
 from twistnet.arguments import parameters_of
 from twistnet.cli import run
 from twistnet.commands.convert import convert
@@ -111,3 +113,20 @@ def test_without_rows_a_plan_says_what_to_measure(
 def test_the_readmes_tables_are_those_of_the_rows() -> None:
     for name, lines_of in TABLES.items():
         assert replaced(README, name, lines_of(read_rows())) == README, name
+
+
+def test_simulations_are_within_a_tenth_of_what_was_measured() -> None:
+    """Of every committed training that was measured with what steps and decoding do to each other on the same cores."""
+    trained: dict[tuple[str, ...], dict[str, Row]] = {}
+    for row in read_rows():
+        if row.bench == "train":
+            trained.setdefault((row.columns["run"], row.columns["options"]), {})[row.what] = row
+    complete = [found for found in trained.values() if {parts.DECODE_BESIDE, parts.END_TO_END} <= found.keys()]
+    assert complete
+    for found in complete:
+        whole = found[parts.END_TO_END]
+        costs = {name: cost_of(row) for name, row in found.items()}
+        batch_size, cores = int(whole.options["batch"]), int(whole.columns["cores"])
+        outcome = simulated(costs, batch_size, on_card=whole.columns["device"] != "cpu", cores=cores)
+        assert batch_size * outcome.batches_per_s == pytest.approx(whole.images_per_s, rel=0.1), whole.options
+        assert outcome.bound == whole.columns["bound_by"]
