@@ -22,9 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["bench"]:
-        from bench.commands import COMMANDS
+        from twistnet.commands.bench import bench
 
-        return run(words[1:], COMMANDS, "twistnet bench")
+        return bench(words[1:])
     return run(words)
 
 
