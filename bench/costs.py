@@ -37,7 +37,7 @@ class Cost:
         return cls(seconds=1 / rate.median, core_s=rate.core_s)
 
 
-def in_company(decode: Cost, step: Cost, company: Mapping[str, float], cores: float) -> dict[str, float]:
+def _in_company(decode: Cost, step: Cost, company: Mapping[str, float], cores: float) -> dict[str, float]:
     """What "decode" and "step" get done of their share of the cores, where both work on all of them at once.
 
     Args:
@@ -88,7 +88,7 @@ class Costs:
                 cost = self.stages[name]
                 found[name] = cost.elsewhere("card", batch_size) if self.on_card else cost.on_cores(batch_size)
         if not self.on_card and self.company:
-            done = in_company(self.stages["decode"], self.stages["step"], self.company, self.cores)
+            done = _in_company(self.stages["decode"], self.stages["step"], self.company, self.cores)
             found |= {name: replace(found[name], in_company=factor) for name, factor in done.items()}
         step = found.pop("step")
         return Batches(stages=found, step=step, look_ahead=look_ahead)

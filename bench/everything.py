@@ -22,8 +22,8 @@ from bench.report import write_report
 from bench.steps import SEPARATE
 from loaders import InputError
 from loaders.cores import usable_cores
+from twistnet.weights import REPOSITORY
 
-_CHECKOUT = Path(__file__).resolve().parent.parent
 # Of the time that all take, as on two cores.
 SHARES = {
     "storage": 0.02,
@@ -122,7 +122,7 @@ def run(options: Mapping[str, Mapping[str, Any]], results: Path) -> None:
         print(f"[{number} of {len(options)}] {name}: {elapsed / 60:.0f} min so far, {left}", flush=True)
         words = [f"--{flag}={value}" for flag, value in flags.items()]
         code = subprocess.run(
-            [sys.executable, "-m", "bench", name, *words], env=env, cwd=_CHECKOUT, check=False
+            [sys.executable, "-m", "bench", name, *words], env=env, cwd=REPOSITORY, check=False
         ).returncode
         if code:
             raise InputError(f"bench {name} ended with code {code}: see what it said; the rows before it are kept.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,17 +14,7 @@ from bench.reading import Row
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
-    *("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"),
-    "#999999",
-)
-_STAGES = {  # of bench.parts, by the names that bounds have
-    "read": parts.READ,
-    "decode": parts.DECODE,
-    "upload": parts.UPLOAD,
-    "augment": parts.AUGMENT,
-    "step": parts.STEP,
-}
+BLUE, ORANGE, GREEN, RED, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#999999"
 
 
 def figures(rows: Sequence[Row]) -> dict[str, tuple[str, Callable[[Axes], None]]]:
@@ -73,10 +63,10 @@ def _bound_said(train: Sequence[Row]) -> str:
 def _ceilings(axes: Axes, train: Sequence[Row]) -> None:
     by_name = {row.what: row for row in train}
     bound = by_name[parts.END_TO_END].columns["bound_by"]
-    names = [name for name in (*_STAGES.values(), parts.LOADER, parts.END_TO_END) if name in by_name]
+    names = [name for name in (*parts.ALONE.values(), parts.LOADER, parts.END_TO_END) if name in by_name]
     colours = [_colour(name, bound) for name in names]
     rows = [by_name[name] for name in names]
-    _bars(axes, names, rows, lambda row: row.images_per_s, colours)
+    _bars(axes, names, [row.images_per_s for row in rows], colours)
     lows = [(row.images_per_s - row.number("low"), row.number("high") - row.images_per_s) for row in rows]
     axes.errorbar(
         [row.images_per_s for row in rows],
@@ -87,15 +77,8 @@ def _ceilings(axes: Axes, train: Sequence[Row]) -> None:
         capsize=3,
     )
     for place, (name, row) in enumerate(zip(names, rows, strict=True)):
-        mark = "  bound" if name == _STAGES.get(bound) else ""
-        axes.annotate(
-            f"{row.images_per_s:,.0f}{mark}",
-            (row.number("high"), place),
-            xytext=(6, 0),
-            textcoords="offset points",
-            va="center",
-            fontweight="bold" if mark else "normal",
-        )
+        mark = "  bound" if name == parts.ALONE.get(bound) else ""
+        _beside(axes, row.number("high"), place, f"{row.images_per_s:,.0f}{mark}", bold=bool(mark))
     axes.set_xscale("log")
     least, most = min(row.number("low") for row in rows), max(row.number("high") for row in rows)
     axes.set_xlim(least / 3, most * 6)
@@ -103,7 +86,7 @@ def _ceilings(axes: Axes, train: Sequence[Row]) -> None:
 
 
 def _colour(name: str, bound: str) -> str:
-    if name == _STAGES.get(bound):
+    if name == parts.ALONE.get(bound):
         return RED
     return {parts.END_TO_END: BLUE, parts.LOADER: SKY}.get(name, GREY)
 
@@ -112,9 +95,7 @@ def _ratios(axes: Axes, ratios: Sequence[Ratio]) -> None:
     for place, ratio in enumerate(ratios):
         axes.plot([ratio.low, ratio.high], [place, place], color=BLUE, linewidth=3, solid_capstyle="round")
         axes.plot([ratio.median], [place], "o", color=BLUE, markersize=8)
-        axes.annotate(
-            f"{ratio.median:.2f}x", (ratio.high, place), xytext=(8, 0), textcoords="offset points", va="center"
-        )
+        _beside(axes, ratio.high, place, f"{ratio.median:.2f}x")
     axes.axvline(1.0, color="black", linewidth=1, linestyle="--")
     axes.set_yticks(range(len(ratios)), [f"{ratio.peer}, {ratio.shown_set}" for ratio in ratios])
     axes.invert_yaxis()
@@ -142,25 +123,23 @@ def _memory(axes: Axes, rows: Sequence[Row]) -> None:
     names = [f"{row.what}, {row.options['set'].replace('_', ' ')}" for row in rows]
     ours = ("native", "ffcv", "dali", "dali+native", "reference")
     colours = [BLUE if row.what in ours else ORANGE for row in rows]
-    _bars(axes, names, rows, lambda row: row.number("memory_mib"), colours)
+    _bars(axes, names, [row.number("memory_mib") for row in rows], colours)
     for place, row in enumerate(rows):
-        axes.annotate(
-            f"{row.number('memory_mib'):,.0f}",
-            (row.number("memory_mib"), place),
-            xytext=(6, 0),
-            textcoords="offset points",
-            va="center",
-        )
+        _beside(axes, row.number("memory_mib"), place, f"{row.number('memory_mib'):,.0f}")
     axes.set_xlim(0, 1.2 * max(row.number("memory_mib") for row in rows))
     axes.set_xlabel("MiB (blue: ours)")
 
 
-def _bars(
-    axes: Axes, names: Sequence[str], rows: Sequence[Row], value: Callable[[Row], Any], colours: Sequence[str]
-) -> None:
-    axes.barh(range(len(rows)), [value(row) for row in rows], color=list(colours))
-    axes.set_yticks(range(len(rows)), list(names))
+def _bars(axes: Axes, names: Sequence[str], values: Sequence[float], colours: Sequence[str]) -> None:
+    axes.barh(range(len(values)), list(values), color=list(colours))
+    axes.set_yticks(range(len(values)), list(names))
     axes.invert_yaxis()
+
+
+def _beside(axes: Axes, x: float, place: int, text: str, *, bold: bool = False) -> None:
+    """Text to the right of what is drawn up to x."""
+    weight = "bold" if bold else "normal"
+    axes.annotate(text, (x, place), xytext=(7, 0), textcoords="offset points", va="center", fontweight=weight)
 
 
 def height(axes: Axes) -> float:

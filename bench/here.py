@@ -48,7 +48,7 @@ def this_machine(rows: Sequence[Row], disk_mb_per_s: float) -> tuple[Machine, Fi
         disk_mb_per_s=disk.value,
         link_gb_per_s=12.0,
         fabric_gb_per_s=10.0,
-        network_gb_per_s=1.0,
+        network_gb_per_s=12.5,
     )
     return machine, disk
 
@@ -77,8 +77,7 @@ def load_here(rows: Sequence[Row], model: str, batch_size: int | None, size: int
     measured_at = int(step.options["size"])
     size = size or measured_at
     scale = (measured_at / size) ** 2
-    beside = {"decode": parts.DECODE_BESIDE, "step": parts.STEP_BESIDE}
-    with_scale = {"decode": 1.0, "step": scale}
+    scales = {"decode": 1.0, "step": scale}
     return Load(
         step=Figure(
             value=step.images_per_s * scale,
@@ -90,7 +89,9 @@ def load_here(rows: Sequence[Row], model: str, batch_size: int | None, size: int
         batch_size=batch_size or int(step.options["batch"]),
         size=size,
         gradient_mb=gradient_mb,
-        company={name: found[what].images_per_s * with_scale[name] for name, what in beside.items() if what in found},
+        company={
+            stage: found[name].images_per_s * scales[stage] for stage, name in parts.BESIDE.items() if name in found
+        },
     )
 
 

@@ -22,6 +22,7 @@ from bench.rows import append_rates
 from bench.timing import Rate, measure
 from loaders import InputError
 from loaders.cores import usable_cores
+from twistnet.weights import REPOSITORY
 
 CPU = torch.device("cpu")
 
@@ -157,7 +158,7 @@ class _Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            cwd=Path(__file__).resolve().parent.parent,
+            cwd=REPOSITORY,
         )
         self._reports: list[dict[str, Any]] = []
 

@@ -20,7 +20,6 @@ svg { max-width: 100%; height: auto; }
 table { border-collapse: collapse; font-size: 13px; margin: 1rem 0; }
 th, td { border-bottom: 1px solid #ddd; padding: 3px 10px; text-align: left; vertical-align: top; }
 td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-tr.same td:first-child { color: #999; }
 .wide { overflow-x: auto; }
 """
 _COLUMNS: Mapping[str, Callable[[Row], str]] = {

@@ -25,6 +25,9 @@ END_TO_END, LOADER, STEP = "end to end", "loader alone", "steps on one batch"
 READ, DECODE, UPLOAD, AUGMENT = "read alone", "decode alone", "upload alone", "augment alone"
 # Where the processors train, both at once on the same cores, each without waiting for the other.
 STEP_BESIDE, DECODE_BESIDE = "steps beside decoding", "decode beside steps"
+# The same by the names that stages have in a simulation and as bounds.
+ALONE = {"read": READ, "decode": DECODE, "upload": UPLOAD, "augment": AUGMENT, "step": STEP}
+BESIDE = {"decode": DECODE_BESIDE, "step": STEP_BESIDE}
 _FILLING = 6  # batches until a loader's queues are as they will stay
 _KEPT = 4  # batches that the stages alone work on in turn
 

@@ -71,11 +71,12 @@ def plan(
         machine, disk_figure = this_machine(rows, disk)
         load = load_here(rows, model, batch_size, size, GRADIENT_MB)
     else:
-        machine, disk_figure = _machine(card, cards or 8, nodes, cores, memory or 512.0, disk, network), None
+        machine, disk_figure = _machine(card, cards or 8, disk), None
         load = load_of(card, rows, batch_size or 256, size or 224, model)
     given = {"cards": cards, "nodes": nodes, "cores": cores, "memory_gib": memory, "network_gb_per_s": network}
     machine = dataclasses.replace(machine, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
-    found = [(form, predict(machine, load, form)) for form in (*forms_of(rows), *mixed(rows, machine, load))]
+    forms = forms_of(rows)
+    found = [(form, predict(machine, load, form)) for form in (*forms, *mixed(forms, machine, load))]
     best = advised(found)
     if fix:
         _print_commands(machine, load, best, model)
@@ -116,28 +117,26 @@ def forms_of(rows: Sequence[Row]) -> list[Form]:
     return found
 
 
-def mixed(rows: Sequence[Row], machine: Machine, load: Load) -> list[Form]:
+def mixed(forms: Sequence[Form], machine: Machine, load: Load) -> list[Form]:
     """Images of 256 px, as many of them as pixels as stay in memory, where some do and not all."""
-    small, raw = (
-        next((form for form in forms_of(rows) if form.name == name), None) for name in ("256 px", "raw 256 px")
-    )
-    if not small or not raw:
+    found = {form.name: form for form in forms}
+    if not {"256 px", "raw 256 px"} <= found.keys():
         return []
+    small, raw = found["256 px"], found["raw 256 px"]
     room = machine.fitting_gb() * 1e6 / load.images  # kB of an image
     share = (room - small.kb) / (raw.kb - small.kb)
     if not 0 < share < 1:
         return []
     jpegs = 1 - share
-    costs = small.decode, raw.decode
-    seconds, core_s = (
-        jpegs * one + share * other
-        for one, other in ((costs[0].seconds, costs[1].seconds), (costs[0].core_s, costs[1].core_s))
+    decode = Cost(
+        seconds=jpegs * small.decode.seconds + share * raw.decode.seconds,
+        core_s=jpegs * small.decode.core_s + share * raw.decode.core_s,
     )
     return [
         Form(
             name=f"256 px, {share:.0%} of them raw",
             kb=room,
-            decode=Cost(seconds=seconds, core_s=core_s),
+            decode=decode,
             convert=f"--formats beton --beton proportion --proportion {jpegs:.2f} --images max_side=256",
             keeps_pixels=False,
         )
@@ -176,7 +175,7 @@ def guide_rows(rows: Sequence[Row]) -> list[str]:
     ]
     forms = forms_of(rows)
     for target in GUIDE:
-        machine = _machine(target.card, target.cards, 1, None, 512.0, 1000.0, 12.5)
+        machine = _machine(target.card, target.cards)
         load = load_of(target.card, rows, 256, 224)
         found = {form.name: predict(machine, load, form) for form in forms}
         best = advised([(form, found[form.name]) for form in forms])
@@ -195,21 +194,19 @@ def _took(days: float) -> str:
     return f"{days:.1f} days" if days >= 1 else f"{24 * days:.1f} hours"
 
 
-def _machine(
-    card: str, cards: int, nodes: int, cores: int | None, memory: float, disk: float, network: float
-) -> Machine:
+def _machine(card: str, cards: int, disk: float = 1000.0) -> Machine:
     if card not in CARDS:
         raise InputError(f"--card {card} is unknown{did_you_mean(card, CARDS) or ': take ' + ', '.join(CARDS) + '.'}")
     return Machine(
         card=card,
         cards=cards,
-        nodes=nodes,
-        cores=float(CARDS[card].cores * cards if cores is None else cores),
-        memory_gib=memory,
+        nodes=1,
+        cores=float(CARDS[card].cores * cards),
+        memory_gib=512.0,
         disk_mb_per_s=disk,
         link_gb_per_s=12.0,
         fabric_gb_per_s=CARDS[card].fabric_gb_per_s,
-        network_gb_per_s=network,
+        network_gb_per_s=12.5,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from bench.costs import Cost, in_company
+from bench.costs import Cost, Costs
 from bench.published import IMAGENET_TRAIN, IMAGENET_VAL, Figure
 from bench.simulation import Batches, Outcome, Use, simulate
 from twistnet.bottleneck import WAITING
@@ -139,24 +139,18 @@ def predict(machine: Machine, load: Load, form: Form) -> Prediction:
 def of_batches(machine: Machine, load: Load, form: Form) -> tuple[Batches, Mapping[str, float]]:
     """What a batch takes on the machine, and what the machine has."""
     count, on_card = load.batch_size, bool(machine.card)
-    threads = machine.cores / machine.cards
-    stages: dict[str, Use] = {}
+    decode_s = form.decode.core_s * machine.cards / machine.cores  # all threads of a process decode a batch together
+    costs = {
+        "decode": Cost(seconds=decode_s, core_s=form.decode.core_s),
+        "step": Cost(seconds=1 / load.step.value, core_s=load.step_core_s),
+        **({"augment": load.augment} if load.augment else {}),
+    }
+    alone = Costs(stages=costs, on_card=on_card, company=load.company, cores=machine.cores).batches(count)
+    more: dict[str, Use] = {}
     if not machine.fits(form.gb(load.images)):
-        stages["read"] = Use(resource="disk", amount=count * form.kb * 1e3)
-    step = Cost(seconds=1 / load.step.value, core_s=load.step_core_s)
-    # All threads of a process decode a batch together.
-    decode = Use(resource="cores", amount=count * form.decode.core_s, limit=threads, weight=threads)
-    on = step.elsewhere("card", count) if on_card else step.on_cores(count)
-    if not on_card and load.company:
-        alone = Cost(seconds=form.decode.core_s / threads, core_s=form.decode.core_s)
-        done = in_company(alone, step, load.company, machine.cores)
-        decode, on = replace(decode, in_company=done["decode"]), replace(on, in_company=done["step"])
-    stages["decode"] = decode
+        more["read"] = Use(resource="disk", amount=count * form.kb * 1e3)
     if on_card:
-        stages["upload"] = Use(resource="link", amount=count * 3.0 * load.size**2)
-    if load.augment:
-        cost = load.augment
-        stages["augment"] = cost.elsewhere("card", count) if on_card else cost.on_cores(count)
+        more["upload"] = Use(resource="link", amount=count * 3.0 * load.size**2)
     ranks = machine.cards * machine.nodes
     reduce = None
     if ranks > 1:
@@ -171,4 +165,4 @@ def of_batches(machine: Machine, load: Load, form: Form) -> tuple[Batches, Mappi
         "fabric": machine.fabric_gb_per_s * 1e9,
         "network": machine.network_gb_per_s * 1e9,
     }
-    return Batches(stages=stages, step=on, reduce=reduce), capacities
+    return replace(alone, stages={**alone.stages, **more}, reduce=reduce), capacities

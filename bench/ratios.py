@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.reading import Row
+from bench.reading import Row, newest
 
 OURS = ("native", "native, the guide's")
 # Of bench.loaders, in the order of the README's table; the others are ours with another decoder.
@@ -66,16 +66,14 @@ class Ratio:
 
 
 def peers(rows: Sequence[Row]) -> list[Ratio]:
-    """Of every set, of the newest run over all of memory that has it, our loader beside each peer, in PEERS' order."""
+    """Our loader beside each peer on every set, each of the newest run that has that peer, in PEERS' order."""
     found = []
     for peer, shown in PEERS.items():
         for name in _SETS:
             theirs = _last(rows, name, (peer,))
             if theirs is None:
                 continue
-            run = theirs.columns["run"]
-            same = [row for row in rows if row.columns["run"] == run]
-            ours = _last(same, name, OURS)
+            ours = _last([row for row in rows if row.columns["run"] == theirs.columns["run"]], name, OURS)
             if ours is not None and len(ours.rounds) == len(theirs.rounds) > 0:
                 each = tuple(a / b for a, b in zip(ours.rounds, theirs.rounds, strict=True))
                 found.append(Ratio(set=name, peer=shown, ours=ours, theirs=theirs, each=each))
@@ -104,13 +102,5 @@ def table(rows: Sequence[Row]) -> list[str]:
 
 
 def _last(rows: Sequence[Row], name: str, whats: Sequence[str]) -> Row | None:
-    fitting = [
-        row
-        for row in rows
-        if row.bench == "loaders"
-        and row.options["set"] == name
-        and "limit_mib" not in row.options
-        and row.rounds
-        and row.what in whats
-    ]
-    return max(fitting, key=lambda row: (row.columns["date"], row.columns["run"]), default=None)
+    fitting = (row for row in rows if row.what in whats and row.rounds and "limit_mib" not in row.options)
+    return next(iter(newest(fitting, "loaders", set=name)), None)

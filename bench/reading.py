@@ -86,8 +86,9 @@ def newest(found: Iterable[Row], bench: str, **options: str) -> list[Row]:
         for row in found
         if row.bench == bench and all(row.options.get(name) == value for name, value in options.items())
     ]
-    last = [(row.columns["date"], row.columns["run"]) for row in fitting]
-    return [row for row, made in zip(fitting, last, strict=True) if made == max(last)]
+    made = [(row.columns["date"], row.columns["run"]) for row in fitting]
+    latest = max(made, default=None)
+    return [row for row, when in zip(fitting, made, strict=True) if when == latest]
 
 
 def _file(path: Path) -> list[Row]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from bench.plan import guide_rows
 from bench.ratios import table
 from bench.reading import Row, read_rows
 from loaders import InputError
 from loaders.files import write_atomically
+from twistnet.weights import REPOSITORY
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+README = REPOSITORY / "README.md"
 TABLES: Mapping[str, Callable[[Sequence[Row]], list[str]]] = {"ratios": table, "plan": guide_rows}
 
 

@@ -14,7 +14,7 @@ import torch
 from bench.costs import Cost, Costs
 from bench.data import tree_of
 from bench.options import check_positive
-from bench.parts import AUGMENT, DECODE, DECODE_BESIDE, END_TO_END, READ, STEP, STEP_BESIDE, UPLOAD, part_rates
+from bench.parts import ALONE, BESIDE, END_TO_END, STEP, part_rates
 from bench.rows import append_rates
 from bench.simulation import Outcome, simulate
 from bench.steps import TimedStep
@@ -97,10 +97,8 @@ def simulated(parts: Mapping[str, Cost], batch_size: int, *, on_card: bool, core
         on_card: whether steps and augmentation are a card's.
         cores: that there are.
     """
-    names = {READ: "read", DECODE: "decode", UPLOAD: "upload", AUGMENT: "augment", STEP: "step"}
-    stages = {short: parts[name] for name, short in names.items() if name in parts}
-    beside = {"step": STEP_BESIDE, "decode": DECODE_BESIDE}
-    company = {short: 1 / parts[name].seconds for short, name in beside.items() if name in parts}
+    stages = {stage: parts[name] for stage, name in ALONE.items() if name in parts}
+    company = {stage: 1 / parts[name].seconds for stage, name in BESIDE.items() if name in parts}
     costs = Costs(stages=stages, on_card=on_card, company=company, cores=cores)
     capacities = {"cores": float(cores), "disk": 1.0, "link": 1.0, "card": 1.0}
     return simulate(costs.batches(batch_size, _LOOK_AHEAD), capacities)

@@ -27,7 +27,7 @@ from twistnet.recipes import named
 
 RECORD_RUN = Path(__file__).parent / "record_run.py"
 TOTAL_BATCH, EPOCHS, STEPS_PER_EPOCH = 16, 4, 4  # of 51 images
-TIMED = ("seconds", "wait_s", "images_per_s", "stages", "time")
+TIMED = ("seconds", "wait_s", "waited_steps", "bound_by", "images_per_s", "stages", "time")
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,6 @@ class Meter:
         self._sums = torch.zeros(4, dtype=torch.float64, device=world.device)
         self._epoch_sums = [0.0] * 4  # loss, top-1, top-5 and samples, over all ranks
         self._since = self._epoch_since = 0.0
-        self._waited = self._epoch_waited = 0.0
         self._waits = waits_of(loader, world.device)
         self._used = self._epoch_used = _Used()
         self._epoch_images = 0.0
@@ -52,7 +51,6 @@ class Meter:
         """Begins to measure an epoch, or the rest of one."""
         self._since = self._epoch_since = time.perf_counter()
         self._used = self._epoch_used = _Used.now(self._loader)
-        self._waited = self._epoch_waited = self._used.stages.get("wait", 0.0)
         self._waits.start()
         self._epoch_images = 0.0
 
@@ -76,10 +74,9 @@ class Meter:
         self._waits.read()
         self._epoch_sums = [a + b for a, b in zip(self._epoch_sums, sums, strict=True)]
         self._epoch_images += sums[3]
-        self._used = _Used.now(self._loader)
-        now, waited = time.perf_counter(), self._used.stages.get("wait", 0.0)
-        measured = _means(sums) | _speed(sums[3], now - self._since, waited - self._waited)
-        self._since, self._waited = now, waited
+        now, used = time.perf_counter(), _Used.now(self._loader)
+        measured = _means(sums) | _speed(sums[3], now - self._since, (used - self._used).waited_s)
+        self._since, self._used = now, used
         return measured
 
     def read_epoch(self) -> tuple[dict[str, float], dict[str, float], Seen]:
@@ -90,7 +87,7 @@ class Meter:
         self._total_s += seconds
         self._total_images += self._epoch_images
         used = self._used - self._epoch_used
-        measured = _means(sums) | _speed(self._epoch_images, seconds, self._waited - self._epoch_waited)
+        measured = _means(sums) | _speed(self._epoch_images, seconds, used.waited_s)
         stages = {name: round(took, 3) for name, took in used.stages.items()}
         return measured, stages, self._slowest(seconds, used)
 
@@ -125,6 +122,11 @@ class _Used:
     @classmethod
     def now(cls, loader: Loader) -> _Used:
         return cls(dict(loader.seconds()), time.process_time(), machine.read_bytes())
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds that the consumer spent in `next()`."""
+        return self.stages.get("wait", 0.0)
 
     def __sub__(self, before: _Used) -> _Used:
         stages = {name: total - before.stages.get(name, 0.0) for name, total in self.stages.items()}
