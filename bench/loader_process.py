@@ -19,6 +19,9 @@ from bench.timing import peak_bytes
 from loaders import CropPolicy, open_loader
 from twistnet.recipes import named
 
+_TICKS = os.sysconf("SC_CLK_TCK")  # a second
+_POLL_S, _REST_S, _RESTLESS_S = 0.02, 0.1, 30.0
+
 
 def ours(
     path: Path, *, batch_size: int, size: int, workers: int, decoder: str = "native", augmented: bool = False
@@ -62,7 +65,28 @@ def memory_bytes() -> int:
 
 def cpu_s() -> float:
     """Seconds that the cores have worked for this process and for those of its children that have not ended."""
-    return sum(map(_cpu_ticks, _processes())) / os.sysconf("SC_CLK_TCK")
+    return sum(map(_cpu_ticks, _processes())) / _TICKS
+
+
+def at_rest() -> float:
+    """Waits until this process and its children work no more, and says since when, on `time.perf_counter`.
+
+    A loader that fills its queues for the next epoch would else be given those batches by the round that follows, and
+    take the cores of the one that is measured meanwhile.
+
+    Raises:
+        RuntimeError: if they work for half a minute.
+    """
+    begun = since = time.perf_counter()
+    worked = cpu_s()
+    while (now := time.perf_counter()) - since < _REST_S:
+        if now - begun > _RESTLESS_S:
+            raise RuntimeError(f"the loader still works {_RESTLESS_S} s after its last batch: no round ends")
+        time.sleep(_POLL_S)
+        used = cpu_s()
+        if used - worked > 1.5 / _TICKS:  # one tick may be what this loop takes
+            since, worked = time.perf_counter(), used
+    return since
 
 
 def _processes() -> list[int]:
@@ -83,7 +107,10 @@ def _cpu_ticks(pid: int) -> int:
 
 
 def main(spec: dict[str, Any]) -> None:
-    """Says that it is ready; then runs rounds of at least `seconds`, in whole epochs, and prints JSON for each."""
+    """Says that it is ready; then runs rounds of at least `seconds`, in whole epochs, and prints JSON for each.
+
+    A round lasts until the loader is at rest.
+    """
     module, _, name = spec["system"].partition(":")
     make = ours if module == "ours" else getattr(importlib.import_module(f"bench.peers.{module}"), name or "batches")
     if spec["group"]:
@@ -100,7 +127,7 @@ def main(spec: dict[str, Any]) -> None:
                 images += count
         report = {
             "images": images,
-            "seconds": time.perf_counter() - begun,
+            "seconds": at_rest() - begun,
             "cpu_s": cpu_s() - worked,
             "first_batch_s": first,
             "memory_bytes": memory_bytes(),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import shutil
 import subprocess
@@ -19,7 +18,7 @@ from bench.data import BETONS, files_of, in_form, leave_cache, tree_of
 from bench.limits import memory_group
 from bench.options import check_positive
 from bench.rows import append_rates
-from bench.timing import Rate, measure
+from bench.timing import Rate
 from loaders import InputError
 from loaders.cores import usable_cores
 from twistnet.weights import REPOSITORY
@@ -142,9 +141,10 @@ def loader_rates(systems: Mapping[str, System], spec: Mapping[str, Any], rounds:
         memory: bytes that each may take; 0 for no limit.
     """
     with _processes(systems, spec, memory) as processes:
-        runs = {system: process.round for system, process in processes.items()}
-        rates = measure(runs, rounds=rounds, seconds=0.0, device=CPU)
-        return {system: processes[system].completed(rate) for system, rate in rates.items()}
+        for _ in range(rounds + 1):  # one warms up
+            for process in processes.values():
+                process.round()
+        return {system: process.rate() for system, process in processes.items()}
 
 
 class _Process:
@@ -162,22 +162,21 @@ class _Process:
         )
         self._reports: list[dict[str, Any]] = []
 
-    def round(self) -> int:
-        """Runs a round; returns how many images."""
+    def round(self) -> None:
+        """Runs a round, and waits until the loader is at rest."""
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
         self._reports.append(json.loads(self.read()))
-        return int(self._reports[-1]["images"])
 
-    def completed(self, rate: Rate) -> Rate:
-        """The rate with what the process says of itself; the first round is the one before those that count."""
-        counted = self._reports[1:]
-        busy = sum(report["cpu_s"] for report in counted) / sum(report["seconds"] for report in counted)
-        return dataclasses.replace(
-            rate,
-            first_s=self._reports[0]["first_batch_s"],
-            cpu_share=busy / usable_cores(),
+    def rate(self) -> Rate:
+        """Of the rounds, as the process has measured them itself; the first is the one before those that count."""
+        first, *counted = self._reports
+        busy, seconds = (sum(report[name] for report in counted) for name in ("cpu_s", "seconds"))
+        return Rate.of(
+            [report["images"] / report["seconds"] for report in counted],
+            first_s=first["first_batch_s"],
+            cpu_share=busy / seconds / usable_cores(),
             memory_bytes=max(report["memory_bytes"] for report in counted),
         )
 

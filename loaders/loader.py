@@ -38,7 +38,7 @@ from loaders.stages import StageClock
 from loaders.transfer import Handover, HostBuffers
 from loaders.types import Batch, Decoder, Store
 
-_BATCHES_AT_ONCE = 2  # while one is being prepared in Python, the decoder's threads work on the other
+BATCHES_AT_ONCE = 2  # while one is being prepared in Python, the decoder's threads work on the other
 _CLOSED = "this loader was closed: open a new one."
 _FORKED = "this loader was opened before a fork, which does not copy its threads: open another one."
 _Prefetched: TypeAlias = Prefetch[tuple[Batch, Handover | None]]
@@ -133,7 +133,7 @@ class BatchLoader:
             readers=self._readers,
             clock=self._clock,
         )
-        self._batches = ThreadPoolExecutor(_BATCHES_AT_ONCE, thread_name_prefix="twistnet-batch")
+        self._batches = ThreadPoolExecutor(BATCHES_AT_ONCE, thread_name_prefix="twistnet-batch")
         self._stream = _stream(plan.device)
         self._running: list[_Prefetched] = []
         self._closed = False

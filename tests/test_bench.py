@@ -21,8 +21,8 @@ from bench import gpu as bench_gpu
 from bench import index as bench_index
 from bench import learning as bench_learning
 from bench import limits as bench_limits
+from bench import loader_process, rows
 from bench import loaders as bench_loaders
-from bench import rows
 from bench import stages as bench_stages
 from bench import steps as bench_steps
 from bench import training as bench_training
@@ -341,3 +341,25 @@ def test_conversion_is_measured_beside_its_peers(tree: Path, tmp_path: Path) -> 
     ):
         assert len(rates) == 2
         assert all(rate.median > 0 for rate in rates.values())
+
+
+def test_a_loader_is_at_rest_when_nothing_works_for_it_any_more() -> None:
+    code = "import time; print(flush=True); end = time.perf_counter() + 0.7\nwhile time.perf_counter() < end: pass"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        begun = time.perf_counter()
+        rested = loader_process.at_rest()
+        assert 0.5 < rested - begun < time.perf_counter() - begun
+
+
+def test_a_loader_that_never_rests_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader_process, "_RESTLESS_S", 0.3)
+    with subprocess.Popen(
+        [sys.executable, "-c", "print(flush=True)\nwhile True: pass"], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(RuntimeError, match=r"still works 0\.3 s after its last batch"):
+            loader_process.at_rest()
+        process.kill()
