@@ -82,6 +82,7 @@ def plan(
         _print_commands(machine, load, best, model)
         return
     _print(machine, load, found, best, epochs, price)
+    _print_targets(machine, next(prediction for form, prediction in found if form is best))
     if disk_figure:
         print(f"  The disk's {disk_figure.value:,.0f} MB/s are {disk_figure.kind} ({disk_figure.source}).")
     _print_levers(machine, load, best, rows)
@@ -238,6 +239,18 @@ def _print(
             f"{prediction.outcome.waited:.0%} of the time waiting for data; "
             f"{form.gb(load.images):,.0f} GB {held} (projected)"
         )
+
+
+def _print_targets(machine: Machine, prediction: Prediction) -> None:
+    """Whether the guide's days are met, where its table has such a machine."""
+    for target in GUIDE:
+        if (target.card, target.cards, 1) == (machine.card, machine.cards, machine.nodes):
+            for epochs, days in ((600, target.days_600), (300, target.days_300)):
+                took = prediction.days(epochs)
+                verdict = "met" if took <= days else "missed"
+                print(
+                    f"  The guide's {epochs} epochs in {_took(days)} (published) are {verdict}: {_took(took)} (projected)."
+                )
 
 
 def _print_levers(machine: Machine, load: Load, form: Form, rows: Sequence[Row]) -> None:

@@ -97,6 +97,23 @@ def test_a_plan_says_what_kind_its_figures_are(capsys: pytest.CaptureFixture[str
     assert "--cards 0 is too small" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("more", "verdict"), [([], "are met"), (["--disk=10", "--memory=16"], "are missed"), (["--nodes=2"], None)]
+)
+def test_a_plan_says_whether_the_guides_days_are_met(
+    more: list[str], verdict: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["plan", "--card=A100", "--cards=8", *more], COMMANDS, "python -m bench") == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines() if "The guide's" in line]
+    if verdict is None:  # its table has no such machine
+        assert not lines
+        return
+    assert [line.split(": ")[0] for line in lines] == [
+        f"The guide's 600 epochs in 1.5 days (published) {verdict}",
+        f"The guide's 300 epochs in 1.0 days (published) {verdict}",
+    ]
+
+
 def test_without_rows_a_plan_says_what_to_measure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
