@@ -247,10 +247,8 @@ def _print_targets(machine: Machine, prediction: Prediction) -> None:
         if (target.card, target.cards, 1) == (machine.card, machine.cards, machine.nodes):
             for epochs, days in ((600, target.days_600), (300, target.days_300)):
                 took = prediction.days(epochs)
-                verdict = "met" if took <= days else "missed"
-                print(
-                    f"  The guide's {epochs} epochs in {_took(days)} (published) are {verdict}: {_took(took)} (projected)."
-                )
+                verdict = f"{'met' if took <= days else 'missed'}: {_took(took)} (projected)"
+                print(f"  The guide's {epochs} epochs in {_took(days)} (published) are {verdict}.")
 
 
 def _print_levers(machine: Machine, load: Load, form: Form, rows: Sequence[Row]) -> None:
