@@ -73,7 +73,7 @@ def test_what_does_nothing_in_one_process_is_told(
 ) -> None:
     flags = (f"--checkpoint_dir={tmp_path / 'run'}", "--no_publish", "--epochs=1")
     assert pretrain(tree, *flags, "--set=sync_batch_norm=true,compress_gradients=true") == 0
-    assert "sync_batch_norm and compress_gradients without effect: there is one process." in capsys.readouterr().err
+    assert "sync_batch_norm and compress_gradients without effect: there is one process." in capsys.readouterr().out
 
 
 def test_the_bench_names_the_nearest_model() -> None:
