@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import timm
 import torch
@@ -115,6 +116,27 @@ def test_exported_and_traced_models_have_none_of_our_operations(model: torch.nn.
     assert "twistnet::" not in str(traced.inlined_graph)
     with torch.no_grad():
         torch.testing.assert_close(traced(images), model(images), rtol=1e-4, atol=1e-4)
+
+
+def test_an_onnx_file_gives_the_same(model: torch.nn.Module, tmp_path: Path) -> None:
+    """In onnxruntime, for any number of images."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("gate"):
+            torch.nn.init.constant_(parameter, 0.7)
+    path = tmp_path / "twistnet18.onnx"
+    torch.onnx.export(
+        model,
+        (torch.randn(2, 3, 64, 64),),
+        path,
+        input_names=["images"],
+        dynamic_shapes={"x": {0: torch.export.Dim("count")}},
+        dynamo=True,
+    )
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    images = torch.randn(3, 3, 64, 64)
+    (found,) = session.run(None, {"images": images.numpy()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(found), model(images), rtol=0, atol=1e-4)
 
 
 @pytest.fixture
