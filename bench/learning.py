@@ -8,13 +8,11 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
-import timm
-
 from bench.learning_set import make_learning_set, photographs_in
 from bench.options import check_positive
 from bench.rows import append_rows
-from loaders import InputError
 from twistnet import distributed, environment
+from twistnet.building import check_model
 from twistnet.job import Job
 from twistnet.recipes import named
 from twistnet.train import train
@@ -47,8 +45,7 @@ def learning(
     """
     check_positive(epochs=epochs, size=size, per_class=per_class, workers=workers)
     for model in models:
-        if not timm.is_model(model):
-            raise InputError(f"--models {model} is unknown to timm: name its models, with commas.")
+        check_model(model)
     found = photographs_in(photographs)
     val, images = max(per_class // 5, 1), len(found) * per_class
     scores: dict[str, list[float]] = {model: [] for model in models}

@@ -14,7 +14,8 @@ from bench.options import check_positive
 from bench.peers import separate_heads
 from bench.rows import append_rates
 from bench.timing import Rate, measure
-from loaders import Batch, InputError
+from loaders import Batch
+from twistnet.building import check_model
 from twistnet.distributed import World, choose_device
 from twistnet.precision import use_fast_kernels
 from twistnet.recipe import Recipe
@@ -51,8 +52,8 @@ def step(
     """
     check_positive(size=size, rounds=rounds, seconds=seconds, batch_sizes=min(batch_sizes, default=0))
     for name in models:
-        if name != SEPARATE and not timm.is_model(name):
-            raise InputError(f"--models {name} is unknown to timm: name its models, with commas.")
+        if name != SEPARATE:
+            check_model(name)
     where = choose_device(device, 0)
     use_fast_kernels(where)
     for options, rates in step_rates(where, models, batch_sizes, size, precisions, compiles, rounds, seconds):

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-import timm
 import torch
 
 from bench.costs import Cost, Costs
@@ -18,9 +17,10 @@ from bench.parts import ALONE, BESIDE, END_TO_END, STEP, part_rates
 from bench.rows import append_rates
 from bench.simulation import Outcome, simulate
 from bench.steps import TimedStep
-from loaders import InputError, open_loader
+from loaders import open_loader
 from loaders.cores import usable_cores
 from loaders.loader import BatchLoader
+from twistnet.building import check_model
 from twistnet.distributed import choose_device
 from twistnet.precision import Precision, use_fast_kernels
 from twistnet.recipe import Recipe
@@ -60,8 +60,7 @@ def train(
         device: where to train; auto takes a CUDA card where there is one.
     """
     check_positive(batch_size=batch_size, size=size, rounds=rounds, seconds=seconds, images=images, workers=workers)
-    if not timm.is_model(model):
-        raise InputError(f"--model {model} is unknown to timm: name one of its models.")
+    check_model(model)
     where = choose_device(device, 0)
     use_fast_kernels(where)
     workers = usable_cores() if workers is None else workers
@@ -117,6 +116,7 @@ def open_for(data: Path, recipe: Recipe, device: torch.device, workers: int) -> 
         device=device,
         crops=recipe.crops(),
         num_threads=workers,
+        repeats=recipe.repeats,
         look_ahead=_LOOK_AHEAD,
     )
     assert isinstance(loader, BatchLoader)

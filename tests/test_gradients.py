@@ -197,3 +197,24 @@ def test_batch_norms_statistics_are_those_of_all_ranks(tmp_path: Path) -> None:
         assert float(mean) == pytest.approx(10, abs=0.5)
         assert float(var) == pytest.approx(1, abs=0.2)
         assert int(count) == 100
+
+
+def test_a_batch_norms_split_is_all_that_ranks_change(tree: Path, tmp_path: Path) -> None:
+    """Live statistics are those of a pass: two passes on one rank split a batch as two ranks do, and lose the same."""
+    splits: dict[str, dict[str, Any]] = {
+        "whole": {},
+        "passes": {"batch_size": 8, "accumulate": 2},
+        "ranks": {"ranks": 2},
+    }
+    curves = {}
+    for name, split in splits.items():
+        trained(tree, tmp_path / name, model="test_resnet", lr=0.1, **split)
+        rows = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        curves[name] = [(row["lr"], row["loss"], row["grad_norm"]) for row in rows if row["kind"] == "steps"]
+        assert len(curves[name]) == 8
+    for ours, right, whole in zip(curves["ranks"], curves["passes"], curves["whole"], strict=True):
+        assert ours == pytest.approx(right, rel=1e-3)
+        assert ours[0] == whole[0]
+    apart = [abs(one[1] - other[1]) for one, other in zip(curves["passes"], curves["whole"], strict=True)]
+    assert max(apart) > 0.01, "another split is another run"
+    assert max(apart) < 0.5

@@ -199,6 +199,16 @@ def test_any_timm_model_loads(tmp_path: Path) -> None:
     assert differing(model, {**clone(model), **state}) == set()
 
 
+def test_a_checkpoint_gives_its_moving_average_where_it_has_one(tmp_path: Path) -> None:
+    """The run was scored by that."""
+    own, average, found = (timm.create_model("test_resnet", num_classes=3) for _ in range(3))
+    for kept, right in ((average.state_dict(), average), (None, own)):
+        torch.save({"model": own.state_dict(), "ema": kept, "epoch": 3}, tmp_path / "latest.pt")
+        weights.load(found, tmp_path / "latest.pt")
+        for ours, expected in zip(found.parameters(), right.parameters(), strict=True):
+            assert torch.equal(ours, expected)
+
+
 def test_save_writes_two_equal_files_that_load(tmp_path: Path) -> None:
     source = twistnet18(1).to(memory_format=torch.channels_last)
     weights.save(source, tmp_path / "new" / "twistnet18_imagenet.pt")

@@ -30,6 +30,19 @@ class UsageError(ValueError):
     """Arguments that a command cannot take. The message says which and what to write; it has no final full stop."""
 
 
+class UnknownFlag(UsageError):
+    """A flag that a command does not have.
+
+    Attributes:
+        name: of the flag, with underscores.
+        value: what follows its `=`; None without one.
+    """
+
+    def __init__(self, message: str, name: str, value: str | None) -> None:
+        super().__init__(message)
+        self.name, self.value = name, value
+
+
 class _Refused(ValueError):
     """A text that is no value of an annotation; the message goes on a sentence that begins with the text."""
 
@@ -343,7 +356,7 @@ def _resolve(token: str, parameters: Mapping[str, Parameter]) -> tuple[Parameter
             raise UsageError(f"{flag} takes no value: write {flag} or --{negations[name].name}={shown(text)}")
         return negations[name], True, None
     near = did_you_mean(flag.lstrip("-").replace("-", "_"), [*flags, *negations, "help"], prefix="--")
-    raise UsageError(f"unknown flag {shown(flag)}{near}")
+    raise UnknownFlag(f"unknown flag {shown(flag)}{near}", name, text if equals else None)
 
 
 def _put(values: dict[str, Any], parameter: Parameter, value: Any) -> None:

@@ -57,16 +57,20 @@ def open_split(job: Job, split: str, recipe: Recipe, world: World, *, train: boo
     )
 
 
+def check_model(name: str) -> None:
+    """Raises InputError where timm knows no model of that name."""
+    if not timm.is_model(name):
+        near = did_you_mean(name, timm.list_models()) or ": take a name of timm.list_models(), as resnet18."
+        raise InputError(f"model {name!r} is unknown to timm{near}")
+
+
 def make_model(recipe: Recipe, num_classes: int, world: World) -> nn.Module:
     """The recipe's model as its seed initialises it, channels_last on the device.
 
     Raises:
         InputError: where timm knows no such model, or it cannot be built or take images of the recipe's sizes.
     """
-    if not timm.is_model(recipe.model):
-        raise InputError(
-            f"model {recipe.model!r} is unknown to timm{did_you_mean(recipe.model, timm.list_models()) or '.'}"
-        )
+    check_model(recipe.model)
     options: dict[str, Any] = {"num_classes": num_classes}
     if recipe.drop_path:  # not every model has it
         options["drop_path_rate"] = recipe.drop_path
@@ -81,8 +85,10 @@ def make_model(recipe: Recipe, num_classes: int, world: World) -> nn.Module:
         raise InputError(
             f"model {recipe.model} cannot be built with {shown} ({_line(error)}): choose others."
         ) from error
-    for size in sorted({recipe.start_size or recipe.size, recipe.size, recipe.eval_size}):
-        _try(model, recipe.model, size)
+    sizes = {recipe.eval_size: "--set eval_size", recipe.start_size: "--set start_size", recipe.size: "--size"}
+    for size, flag in sizes.items():
+        if size is not None:
+            _try(model, recipe.model, size, flag)
     if recipe.sync_batch_norm and world.world_size > 1:
         if world.device.type != "cuda":
             raise InputError("sync_batch_norm needs CUDA cards, which torch's is made for: set it to false.")
@@ -114,13 +120,13 @@ def explained(recipe: Recipe) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _try(model: nn.Module, name: str, size: int) -> None:
+def _try(model: nn.Module, name: str, size: int, flag: str) -> None:
     model.eval()
     try:
         model(torch.zeros(1, 3, size, size))
     except Exception as error:
         raise InputError(
-            f"model {name} cannot take images of {size} pixels ({_line(error)}): change --size."
+            f"model {name} cannot take images of {size} pixels ({_line(error)}): change {flag}."
         ) from error
     model.train()
 

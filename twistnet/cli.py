@@ -6,6 +6,7 @@ words left over to apply to the result, and nothing to show in a pager; `argumen
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import importlib
 import inspect
@@ -26,7 +27,17 @@ import fire.docstrings
 from launch.ranks import Ranks
 from launch.version import VERSION
 from loaders.errors import InputError, one_line
-from twistnet.arguments import Parameter, UsageError, bind, did_you_mean, metavar, parameters_of, parse, shown
+from twistnet.arguments import (
+    Parameter,
+    UnknownFlag,
+    UsageError,
+    bind,
+    did_you_mean,
+    metavar,
+    parameters_of,
+    parse,
+    shown,
+)
 from twistnet.commands import COMMANDS, Command
 
 WIDTH = 100  # fixed, so that help is the same text in a terminal, a log and the README
@@ -155,7 +166,10 @@ def _run_command(program: str, command: Command, argv: Sequence[str], ranks: Ran
         if ranks.is_main:
             print(help_text(program, function))
         return 0
-    call = bind(function, parse(function, argv))
+    try:
+        call = bind(function, parse(function, argv))
+    except UnknownFlag as error:
+        raise _set_instead(error, function) from None
     codes: list[int] = []
 
     def checked() -> None:
@@ -163,6 +177,18 @@ def _run_command(program: str, command: Command, argv: Sequence[str], ranks: Ran
 
     fire.Fire(checked, command=[], name=program)
     return codes[0]
+
+
+def _set_instead(error: UnknownFlag, function: Callable[..., Any]) -> UsageError:
+    """The error, which for a value of a recipe that has no flag of its own says how it is set."""
+    if "set" not in parameters_of(function):
+        return error
+    from twistnet.recipe import Recipe  # which such a command has imported
+
+    if error.name not in {field.name for field in dataclasses.fields(Recipe)}:
+        return error
+    value = "VALUE" if error.value is None else shown(error.value)
+    return UsageError(f"--{error.name} is no flag but a value of the recipe: write --set {error.name}={value}")
 
 
 def _run_without(argv: Sequence[str], commands: Mapping[str, Command], program: str, ranks: Ranks) -> int:

@@ -122,6 +122,13 @@ class Recipe:
         for name in ("momentum", "label_smoothing", "drop_path", "min_lr", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} {getattr(self, name)} is impossible: take at least 0, below 1.")
+        for name in ("scale_min", "crop_pct"):
+            if not 0 < getattr(self, name) <= 1:
+                raise InputError(f"{name} {getattr(self, name)} is impossible: take above 0, at most 1.")
+        if not 0 <= self.hflip <= 1:
+            raise InputError(f"hflip {self.hflip} is impossible: take 0 to 1.")
+        if self.mix_group < 2:
+            raise InputError(f"mix_group {self.mix_group} is too small: take at least 2, since none mixes with itself.")
         for name in ("lr", "weight_decay", "warmup_epochs", "mixup_alpha", "cutmix_alpha"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} {getattr(self, name)} is negative: take 0 or more.")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import numpy as np
 import torch
@@ -54,6 +54,8 @@ class TrainStep:
     """
 
     def __init__(self, model: nn.Module, recipe: Recipe, world: World, *, compiling: Compile = "off") -> None:
+        if compiling not in get_args(Compile):
+            raise InputError(f"--compile {compiling} is unknown: choose one of {', '.join(get_args(Compile))}.")
         if compiling == "graphs" and (world.device.type != "cuda" or recipe.accumulate > 1):
             raise InputError("--compile graphs needs a CUDA card and one backward pass a step: pass --compile on.")
         if compiling == "auto":
@@ -85,6 +87,10 @@ class TrainStep:
         """What is evaluated and kept: the moving average where there is one, else the model."""
         return self.model if self.ema is None else cast(nn.Module, self.ema.module)
 
+    def compiles(self, size: int) -> bool:
+        """Whether a first step on images of this side is still to come, which compiles the model."""
+        return self._compiling != "off" and size not in self.compile_s
+
     def __call__(self, batch: Batch, step: int, lr: float, count: Count) -> None:
         """Takes a step.
 
@@ -98,7 +104,7 @@ class TrainStep:
             InputError: where the model cannot be compiled.
         """
         size = batch.images.shape[-1]
-        if self._compiling == "off" or size in self.compile_s:
+        if not self.compiles(size):
             self._step(batch, step, lr, count)
             return
         start = time.perf_counter()

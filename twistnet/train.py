@@ -88,6 +88,7 @@ class _Run:
             job = self.job = resumed_job(job, checkpoint)
         self.train_loader = open_split(job, job.train_split, recipe, world, train=True)
         self.val_loader = open_split(job, job.val_split, recipe, world, train=False)
+        self._refuse_larger_batch()
         use_fast_kernels(world.device)
         self.model = make_model(recipe, len(self.train_loader.classes), world)
         loaded = prepare(self.model) if checkpoint is None else None
@@ -107,6 +108,15 @@ class _Run:
         if world.is_main:
             self._open_folder()
 
+    def _refuse_larger_batch(self) -> None:
+        """Raises InputError where one step would take every image several times, and much memory for it."""
+        total, images = self.recipe.total_batch(self.world.world_size), self.train_loader.num_samples
+        if total > images * self.recipe.repeats:
+            raise InputError(
+                f"a total batch of {total:,} is more than the {images:,} images of {self.job.train_split}: lower "
+                "--batch_size or the number of processes."
+            )
+
     @property
     def step(self) -> int:
         """Optimiser steps taken since the run began."""
@@ -124,6 +134,9 @@ class _Run:
             f"{self.recipe.total_batch(self.world.world_size)} on {self.world.world_size} x {self.world.device.type}, "
             f"lr {self.recipe.peak_lr(self.world.world_size):g}, from step {self.step}; {self.folder.path}"
         )
+        alone = [name for name in ("sync_batch_norm", "compress_gradients") if getattr(self.recipe, name)]
+        if alone and self.world.world_size == 1:
+            progress.say(f"{' and '.join(alone)} without effect: there is one process.")
         progress.say(f"Reading {self.job.data_dir}: {self.train_loader.choice}")
         self.profile = Profile(
             self.job.profile if self.world.is_main else 0, self.folder.path, self.world.device, progress.say
@@ -163,13 +176,15 @@ class _Run:
         self.meter.start()
         size = self.recipe.size_at(self.epoch)
         for batch in self.train_loader.epoch(self.epoch, self.step_in_epoch, size=size):
-            compiled = len(self.train_step.compile_s)
+            compiles = self.train_step.compiles(size)
+            if compiles:
+                progress.say(f"Compiling for {size} px: this step takes longer than all others.")
             self.meter.begin()
             self.train_step(batch, self.step, self._lr(self.step), self.meter.count)
             self.meter.end()
             self.step_in_epoch += 1
             self.profile.step()
-            if len(self.train_step.compile_s) > compiled:
+            if compiles:
                 progress.say(f"Compiled for {size} px: the first step took {self.train_step.compile_s[size]:.0f} s.")
             progress.advance(self._images_before(self.step_in_epoch) - self._images_before(self.step_in_epoch - 1))
             last = self.step_in_epoch == self.steps_per_epoch

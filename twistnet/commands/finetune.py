@@ -15,6 +15,8 @@ from twistnet.job import Job
 from twistnet.starting import run_folder_of, settings, start
 from twistnet.step import Compile
 
+DTD_FOLDS = 10
+
 
 def finetune(
     *,
@@ -111,6 +113,8 @@ def finetune(
             raise InputError(f"--fold {fold} is not that of {resume}, which trains on {trained_on}: leave it out.")
         fold = int(trained_on.removeprefix("train"))
     fold = 1 if fold is None else fold
+    if not 1 <= fold <= DTD_FOLDS:
+        raise InputError(f"--fold {fold} is none of DTD's: take 1 to {DTD_FOLDS}.")
     job = Job(
         data_dir=data_dir,
         train_split=f"train{fold}",

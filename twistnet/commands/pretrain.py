@@ -13,6 +13,7 @@ from launch.ranks import Ranks
 from loaders import InputError
 from loaders.choosing import DecoderName, StoreName
 from loaders.files import existing_parent, write_atomically
+from loaders.tree import is_dtd
 from twistnet import distributed
 from twistnet.job import Job, Outcome
 from twistnet.starting import run_folder_of, settings, start
@@ -110,6 +111,8 @@ def pretrain(
             seed=seed,
         ),
     )
+    if is_dtd(data_dir):
+        raise InputError(f"{data_dir} is DTD, which has ten folds: take twistnet finetune --fold 1.")
     publish_to = _publish_to(weights_dir, publish, checkpoint)
     job = Job(
         data_dir=data_dir,
