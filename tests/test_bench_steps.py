@@ -47,10 +47,10 @@ def test_steps_have_the_precision_and_the_compiling_of_their_rows(
     for runs in timed:
         run = runs["test_resnet"]
         assert isinstance(run, TimedStep)
-        run._step.model.conv1.register_forward_hook(lambda _, given, out: seen.append((given[0].dtype, out.dtype)))
-        before = run._step.model.conv1.weight.detach().clone()
+        run._step.model.conv1[0].register_forward_hook(lambda _, given, out: seen.append((given[0].dtype, out.dtype)))
+        before = run._step.model.conv1[0].weight.detach().clone()
         assert run() == 8
-        assert not torch.equal(run._step.model.conv1.weight, before), "a step changes weights"
+        assert not torch.equal(run._step.model.conv1[0].weight, before), "a step changes weights"
     kinds = [(options["precision"], options["compile"]) for options, _ in rows]
     assert kinds == [("float32", "off"), ("float32", "on"), ("bfloat16", "off"), ("bfloat16", "on")]
     assert seen == [(torch.float32, torch.float32)] * 2 + [(torch.bfloat16, torch.bfloat16)] * 2

@@ -1,4 +1,4 @@
-"""Where the passes of a twist block could go wrong unseen: rounding, strides, least norms, autocast, export, no library."""
+"""Where a twist block's passes could go wrong unseen: rounding, strides, norms, autocast, export, no library."""
 
 from __future__ import annotations
 
@@ -46,9 +46,7 @@ def test_strides_do_not_matter() -> None:
     assert not planes.is_contiguous()
     for ours, right in zip(interactions(planes, wide), plainly(planes, wide), strict=True):
         torch.testing.assert_close(ours, right)
-    for ours, right in zip(
-        gradients(interactions, (planes, wide)), gradients(plainly, (planes, wide)), strict=True
-    ):
+    for ours, right in zip(gradients(interactions, (planes, wide)), gradients(plainly, (planes, wide)), strict=True):
         torch.testing.assert_close(ours, right, rtol=1e-10, atol=1e-10)
     x, scale, shift = (each.detach() for each in scale_inputs())
     turned = tuple(each.T.contiguous().T.requires_grad_() for each in (scale, shift))

@@ -76,7 +76,7 @@ def scale_shift(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 def scale_shift_backward(x: Tensor, scale: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, channels_last, of the scale and of the shift."""
     rows = _rows(x)
-    to_x, to_scale = torch.empty_like(rows), torch.empty_like(scale)
+    to_x, to_scale = torch.empty_like(rows), rows.new_empty(scale.shape)  # not as strided as the scale
     to_shift = torch.empty_like(to_scale)
     _call("scale_backward", x.shape, rows, scale.contiguous(), _rows(grad), to_x, to_scale, to_shift)
     return to_x.to(x.dtype), to_scale, to_shift
