@@ -36,7 +36,7 @@ def test_fine_tuning_finds_weights_by_itself_and_tests_the_best_epoch(
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--fold=11"], "'test11' has no list"),
+        (["--fold=11"], "--fold 11 is none of DTD's: take 1 to 10."),
         (["--weights=nowhere.pt"], "nowhere.pt"),
         (["--data_dir={tree}"], "is no DTD folder"),
     ],
