@@ -222,6 +222,10 @@ class BatchLoader:
         ids, _ = self.plan.order.batch(epoch, step)
         return ids
 
+    def key(self, sample: int) -> str:
+        """What the store calls a sample, as messages name it."""
+        return self.plan.store.key(sample)
+
     def seconds(self) -> Mapping[str, float]:
         """Seconds since the loader was opened: "read" and "decode", in which two batches may be at once; "buffer", for
         memory that an upload still reads; "upload" and "augment"; and "wait", which the consumer spent in `next()`."""

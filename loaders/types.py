@@ -201,6 +201,9 @@ class Loader(Protocol):
     def ids(self, epoch: int, step: int) -> npt.NDArray[np.int64]:
         """(G,) ids of the samples of a step, over all ranks, in order."""
 
+    def key(self, sample: int) -> str:
+        """The store's name of a sample."""
+
     def seconds(self) -> Mapping[str, float]:
         """Seconds worked and waited since the loader was opened, by stage."""
 

@@ -273,6 +273,13 @@ def newest(folder: Path, say: Callable[[str], None]) -> tuple[Path, dict[str, An
     return None
 
 
+def readable(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The checkpoints of a run that can be read, and what they hold."""
+    for path in _newest_first(folder):
+        with contextlib.suppress(InputError):
+            yield path, load_checkpoint(path)
+
+
 def _newest_first(folder: Path) -> Iterator[Path]:
     kept = sorted((path for path in folder.glob("epoch-*.pt") if _EPOCH.fullmatch(path.name)), reverse=True)
     for path in (folder / LATEST, folder / PREVIOUS, *kept, folder / BEST):
