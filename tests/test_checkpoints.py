@@ -91,7 +91,7 @@ def test_memory_is_used_again_and_never_twice_at_once(writer: Checkpoints, tmp_p
             assert latest["model"]["weight"].unique().tolist() == [step]
             assert best["model"]["weight"].unique().tolist() == [step - step % 7]
     writer.finish(60)
-    assert len({id(buffers) for buffers in writer._spare}) == len(writer._spare) <= 3
+    assert len({id(buffers) for buffers in writer._spare}) == len(writer._spare) <= 4, "written, best, latest, next"
 
 
 def test_a_full_disk_costs_nothing_that_was_there(
