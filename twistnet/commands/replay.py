@@ -19,7 +19,6 @@ _SHOWN = 16
 
 def replay(
     run_dir: Path,
-    /,
     *,
     data_dir: Path,
     step: int | None = None,
