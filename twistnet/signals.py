@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 WISHES = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # USR1: what SLURM is asked to send ahead of the end
 GRACE_S = 20.0  # SLURM, Kubernetes and torchrun kill after 30
-_SAME_WISH_S = 1.0  # Ctrl-C reaches a rank twice: from the terminal, and from torchrun
+_SAME_WISH_S = 2.0  # one wish reaches a rank twice: from the terminal or SLURM, and from torchrun
 
 
 class Noted:

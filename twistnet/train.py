@@ -327,6 +327,7 @@ class _Run:
         self.agreed.close()
         if self.checkpoints is not None:
             self.checkpoints.finish(_AT_A_STOP_S)
+        self.world.wait_for_all()  # a launcher ends all ranks as soon as one has ended
         raise signals.Stopped(number, f"after step {self.step}: go on with --resume {self.folder.latest}")
 
     def _leave(self) -> str:
