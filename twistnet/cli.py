@@ -169,7 +169,7 @@ def _run_command(program: str, command: Command, argv: Sequence[str], ranks: Ran
     try:
         call = bind(function, parse(function, argv))
     except UnknownFlag as error:
-        raise _set_instead(error, function) from None
+        raise set_instead(error, function) from None
     codes: list[int] = []
 
     def checked() -> None:
@@ -179,7 +179,7 @@ def _run_command(program: str, command: Command, argv: Sequence[str], ranks: Ran
     return codes[0]
 
 
-def _set_instead(error: UnknownFlag, function: Callable[..., Any]) -> UsageError:
+def set_instead(error: UnknownFlag, function: Callable[..., Any]) -> UsageError:
     """The error, which for a value of a recipe that has no flag of its own says how it is set."""
     if "set" not in parameters_of(function):
         return error
