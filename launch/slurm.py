@@ -1,7 +1,7 @@
 """A batch file for SLURM: one task a node, rendezvous on the first compute node, requeued ahead of the end.
 
 What srun does with a signal of its own decides how the file stops a run: on SIGTERM it kills the tasks at once
-(`_forward_signal` of its source), so the tasks are signalled by `scancel --signal`, which leaves the batch script alone.
+(`_forward_signal` of its source), so they are signalled by `scancel --signal`, which leaves the batch script alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ fail() {
 }
 
 # The rendezvous is on the first compute node: never on "localhost", which is another machine on each.
-host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+host=${hosts%%$'\n'*}
 [ -n "$host" ] || fail "scontrol names no node of $SLURM_JOB_NODELIST: check that scontrol works on the compute nodes."
 found=$(srun --nodes=1 --ntasks=1 --nodelist="$host" hostname --ip-address) ||
     fail "srun could not ask $host, the first compute node, for its address: see srun's message above."

@@ -100,7 +100,7 @@ def launch(
         workdir: SkyPilot: the folder that is copied to the machines; this one unless given.
         setup: SkyPilot: what installs twistnet there; pip install --editable . unless given.
     """
-    given = {key: value for key, value in locals().items() if value not in (None, False, ())}
+    given = {key: value for key, value in locals().items() if value is not None and value is not False and value != ()}
     words = checked(command)
     restarted = target != "local" or max_restarts > 0
     own = {key: given[key] for keys in _OWN.values() for key in keys if key in given}
