@@ -95,11 +95,10 @@ def _patch(plan: Plan) -> dict[str, Any]:
     """What the pods have beyond the runtime's: time to save, shared memory that the loader can use, and volumes."""
     volumes: list[dict[str, Any]] = [{"name": "shm", "emptyDir": {"medium": "Memory"}}]
     mounts = [{"name": "shm", "mountPath": "/dev/shm"}]
-    claims = list(dict.fromkeys(plan.mounts.values()))
-    for index, claim in enumerate(claims):
+    # A volume for each path, for the patch tells mounts apart by their volumes' names.
+    for index, (path, claim) in enumerate(plan.mounts.items()):
         volumes.append({"name": f"volume-{index}", "persistentVolumeClaim": {"claimName": claim}})
-    for path, claim in plan.mounts.items():
-        mounts.append({"name": f"volume-{claims.index(claim)}", "mountPath": path})
+        mounts.append({"name": f"volume-{index}", "mountPath": path})
     pod = {
         "terminationGracePeriodSeconds": _GRACE_S,
         "volumes": volumes,

@@ -139,14 +139,13 @@ def help_text(program: str, function: Callable[..., Any]) -> str:
 
     parts = [program]
     for item in parameters.values():
-        if item.kind == "rest":
-            parts.append(f"[-- {item.name.upper()} ...]")
-        elif item.kind == "word":
+        if item.kind == "word":
             parts.append(item.name.upper() if item.required else f"[{item.name.upper()}]")
-        elif item.required:
+        elif item.kind == "flag" and item.required:
             parts.append(f"--{item.name} {metavar(item.annotation)}")
     if any(item.kind == "flag" and not item.required for item in parameters.values()):
         parts.append("[--flag VALUE ...]")
+    parts += [f"[-- {item.name.upper()} ...]" for item in parameters.values() if item.kind == "rest"]
     blocks = [textwrap.fill("usage: " + " ".join(parts), WIDTH, subsequent_indent="    ", break_on_hyphens=False)]
     blocks += [_wrapped(text) for text in (parsed.summary, parsed.description) if text]
     for title, kinds in (("arguments:", ("word", "rest")), ("flags:", ("flag",))):

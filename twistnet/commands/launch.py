@@ -69,7 +69,7 @@ def launch(
     The command is checked first, and goes on from its newest checkpoint where it is started again. A file is
     written for the engine and submitted:
 
-        twistnet launch --target slurm --nodes 4 --gpus 8 --time 24:00:00 -- pretrain --data_dir imagenet
+        twistnet launch --target slurm --nodes 4 --gpus 8 -- pretrain --data_dir imagenet
 
     Args:
         command: pretrain or finetune with its flags.
