@@ -32,7 +32,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, target)
+        move(temporary, target)
     except BaseException as raised:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
@@ -43,6 +43,11 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
         if met is not None and isinstance(raised, RuntimeError):
             raise met from raised
         raise
+
+
+def move(source: Path, target: Path) -> None:
+    """Gives a file another name on the same disk, in place of what had it before, so that a power cut keeps that."""
+    os.replace(source, target)
     _sync_folder(target.parent)
 
 

@@ -212,6 +212,20 @@ class BatchLoader:
         self._running = [prefetch, *(each for each in self._running if each.running)]
         return _Epoch(prefetch, self._clock)
 
+    def ids(self, epoch: int, step: int) -> npt.NDArray[np.int64]:
+        """(G,) int64: the ids of a step's samples over all ranks, in order.
+
+        Args:
+            epoch: 0 to 2**32 - 1.
+            step: 0 to `len(self)` - 1.
+        """
+        ids, _ = self.plan.order.batch(epoch, step)
+        return ids
+
+    def key(self, sample: int) -> str:
+        """What the store calls a sample, as messages name it."""
+        return self.plan.store.key(sample)
+
     def seconds(self) -> Mapping[str, float]:
         """Seconds since the loader was opened: "read" and "decode", in which two batches may be at once; "buffer", for
         memory that an upload still reads; "upload" and "augment"; and "wait", which the consumer spent in `next()`."""

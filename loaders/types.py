@@ -198,6 +198,12 @@ class Loader(Protocol):
     def epoch(self, epoch: int, start: int = 0, *, size: int | None = None) -> Iterator[Batch]:
         """The batches of an epoch from batch `start` on, with images of `size` pixels a side."""
 
+    def ids(self, epoch: int, step: int) -> npt.NDArray[np.int64]:
+        """(G,) ids of the samples of a step, over all ranks, in order."""
+
+    def key(self, sample: int) -> str:
+        """The store's name of a sample."""
+
     def seconds(self) -> Mapping[str, float]:
         """Seconds worked and waited since the loader was opened, by stage."""
 

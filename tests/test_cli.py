@@ -157,7 +157,7 @@ def test_help_says_type_default_and_description() -> None:
         "--workers INT|auto (default: auto)",
     ):
         assert part in joined
-    assert "usage: twistnet convert ACTION [FOLDER] [-- REST ...] [--flag VALUE ...]" in help_text(
+    assert "usage: twistnet convert ACTION [FOLDER] [--flag VALUE ...] [-- REST ...]" in help_text(
         "twistnet convert", convert
     )
     assert max(map(len, [*text.splitlines(), *overview(TABLE).splitlines()])) <= WIDTH

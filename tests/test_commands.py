@@ -117,7 +117,7 @@ def test_epoch_lines_and_log_agree(run: Path, tree: Path, capsys: pytest.Capture
         (["--resume=checkpoints/recipe.json"], "cannot be read"),
         (["--resume=checkpoints/best.pt"], "would overwrite checkpoints/latest.pt"),
         (["--resume=checkpoints/test_resnet_imagenet.pt"], "is no checkpoint of a run: name a latest.pt"),
-        (["--resume=checkpoints"], "checkpoint checkpoints is a folder: name the latest.pt in it"),
+        (["--resume=."], ". holds no checkpoint of a run: name a folder with a latest.pt, or pass auto"),
         (["--resume=checkpoints/latest.pt", "--lr=0.7"], "lr 0.7 differs from the "),
         (["--resume=checkpoints/latest.pt", "--recipe=guide"], "recipe guide differs from the demo"),
         (["--resume=checkpoints/latest.pt", "--batch_size=12"], "no total batch of 16"),
@@ -194,13 +194,18 @@ def test_a_full_disk_is_a_sentence_and_keeps_the_last_checkpoint(tree: Path, run
     torch.save(state, run / "latest.pt")
     before = (run / "latest.pt").read_bytes()
     code = (
-        "import resource, sys; from twistnet.__main__ import main;"
+        "import resource, sys; from twistnet import train; from twistnet.__main__ import main; train._AT_THE_END_S = 1;"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)); sys.exit(main(sys.argv[1:]))"
     )
     flags = ("pretrain", f"--data_dir={tree}", "--device=cpu", f"--resume={run / 'latest.pt'}")
     ended = subprocess.run([sys.executable, "-c", code, *flags], capture_output=True, text=True, timeout=120)
     assert ended.returncode == 1
-    assert ended.stderr == "error: File too large\n"
+    assert "could not be written (File too large): training goes on, the checkpoint of before stays" in ended.stdout
+    assert re.fullmatch(
+        r"error: latest\.pt (and best\.pt )?of .* could not be written \(File too large\): make room or choose another "
+        r"disk; the checkpoint of before is whole, go on with --resume auto\.\n",
+        ended.stderr,
+    )
     assert (run / "latest.pt").read_bytes() == before
     assert not list(run.glob(".*.tmp"))
 

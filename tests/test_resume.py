@@ -143,15 +143,10 @@ def test_a_killed_run_ends_with_the_same_bits(
     ]
     assert rows[0] == rows[1]
     assert [row["step"] for row in rows[0] if row["kind"] == "steps"] == list(range(1, EPOCHS * STEPS_PER_EPOCH + 1))
-    weights, expected = (
-        torch.load(each.folder / "twistnet18_imagenet.pt", weights_only=True) for each in (run, uninterrupted)
-    )
-    assert weights.keys() == expected.keys()
-    for name, tensor in weights.items():
-        assert torch.equal(tensor, expected[name]), name
+    assert_same_weights(run, uninterrupted)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_saves_first_and_loses_nothing(
     number: signal.Signals, whole: Callable[[int], Run], tree: Path, tmp_path: Path
 ) -> None:
@@ -163,16 +158,92 @@ def test_a_signal_saves_first_and_loses_nothing(
     process.send_signal(number)
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + number, printed
+    assert STEPS_PER_EPOCH < stopped_after(run, printed) < EPOCHS * STEPS_PER_EPOCH
+    run.resume()
+    assert_same_weights(run, whole(1))
+
+
+def test_a_signal_to_one_rank_stops_all_at_one_step(whole: Callable[[int], Run], tree: Path, tmp_path: Path) -> None:
+    run = Run(tmp_path, tree, 2)
+    process = run.begin(log_every=1000, checkpoint_minutes=1000)
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None and len(run.batches()) < STEPS_PER_EPOCH + 2:
+        time.sleep(0.01)
+    os.kill(int((tmp_path / "record-pid.1").read_text()), signal.SIGUSR1)
+    printed, _ = process.communicate(timeout=120)
+    assert "exitcode  : 138" in printed, "torchrun's own report"
+    assert stopped_after(run, printed) > STEPS_PER_EPOCH
+    assert "ended first" not in printed, "no rank was left waiting for another"
+    run.resume()
+    assert run.batches() == whole(2).batches()
+    assert_same_weights(run, whole(2))
+
+
+SLOW_VALIDATION = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from twistnet import train
+from twistnet.__main__ import main
+
+evaluate = train.evaluate
+
+def slowly(*given, after_batch, **options):
+    def after():
+        open({marker!r}, "w").close()
+        time.sleep(0.5)
+        after_batch()
+    return evaluate(*given, after_batch=after, **options)
+
+train.evaluate = slowly
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_signal_in_validation_keeps_the_epoch(whole: Callable[[int], Run], tree: Path, tmp_path: Path) -> None:
+    run, marker = Run(tmp_path, tree, 1), tmp_path / "validating"
+    code = SLOW_VALIDATION.format(tests=str(Path(__file__).parent), marker=str(marker))
+    flags = ["--recipe=guide", f"--epochs={EPOCHS}", "--size=32", f"--batch_size={TOTAL_BATCH}", "--seed=3"]
+    flags += ["--set=ema_decay=0.9", "--device=cpu", "--workers=1", "--no_publish", "--log_every=1"]
+    command = [sys.executable, "-c", code, "pretrain", f"--data_dir={tree}", f"--checkpoint_dir={run.folder}", *flags]
+    process = subprocess.Popen(
+        command,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None and not marker.exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, printed
+    assert stopped_after(run, printed) == STEPS_PER_EPOCH
+    assert [row["kind"] for row in run.rows()] == ["start", *["steps"] * STEPS_PER_EPOCH]
+    run.resume()
+    assert min(epoch for epoch, _ in run.batches()) == 1, "the first epoch was only scored"
+    assert_same_weights(run, whole(1))
+    epochs = [[row for row in each.rows() if row["kind"] == "epoch"] for each in (run, whole(1))]
+    for ours, expected in zip(*epochs, strict=True):
+        assert {name: ours[name] for name in ("epoch", "step", "loss", "top1", "val_loss", "val_top1")} == {
+            name: expected[name] for name in ("epoch", "step", "loss", "top1", "val_loss", "val_top1")
+        }
+
+
+def stopped_after(run: Run, printed: str) -> int:
+    """The step of the checkpoint that a signal has left, which is the one that was told."""
     latest = run.folder / "latest.pt"
     stopped = torch.load(latest, weights_only=True)
-    step = stopped["epoch"] * STEPS_PER_EPOCH + stopped["step_in_epoch"]
+    step = int(stopped["epoch"] * STEPS_PER_EPOCH + stopped["step_in_epoch"])
     assert f"interrupted after step {step}: go on with --resume {latest}." in printed
-    assert STEPS_PER_EPOCH < step < EPOCHS * STEPS_PER_EPOCH
-    run.resume()
-    weights, expected = (
-        torch.load(each.folder / "twistnet18_imagenet.pt", weights_only=True) for each in (run, whole(1))
-    )
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights.items())
+    return step
+
+
+def assert_same_weights(run: Run, other: Run) -> None:
+    weights, expected = (torch.load(each.folder / "twistnet18_imagenet.pt", weights_only=True) for each in (run, other))
+    assert weights.keys() == expected.keys()
+    for name, tensor in weights.items():
+        assert torch.equal(tensor, expected[name]), name
 
 
 def test_ranks_end_with_a_launcher_that_is_killed(tree: Path, tmp_path: Path) -> None:
@@ -223,7 +294,15 @@ def test_the_run_folder_says_all(whole: Callable[[int], Run]) -> None:
     run = whole(1)
     names = {path.name for path in run.folder.iterdir()} - {".lock"}
     weights = {"twistnet18_imagenet.pt", "twistnet18_imagenet.safetensors"}
-    assert names == weights | {"recipe.json", "env.json", "log.jsonl", "latest.pt", "best.pt", "curves.png"}
+    assert names == weights | {
+        "recipe.json",
+        "env.json",
+        "log.jsonl",
+        "curves.png",
+        "latest.pt",
+        "previous.pt",
+        "best.pt",
+    }
     env = json.loads((run.folder / "env.json").read_text())
     assert env["world_size"] == 1
     assert env["decoder"] == "native"

@@ -1,9 +1,11 @@
-"""A signal is noted once, however often it comes at first; a later one ends the process."""
+"""A signal is noted once, however often it comes at first; a later one, or too long a wait, ends the process."""
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +17,13 @@ from twistnet import signals
 
 def send(number: int) -> None:
     os.kill(os.getpid(), number)
-    time.sleep(0.01)  # Python runs handlers between two bytecodes
+
+
+def wait_for(found: signals.Noted) -> int:
+    deadline = time.monotonic() + 60
+    while not found.signal and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return found.signal
 
 
 @pytest.fixture
@@ -27,19 +35,24 @@ def _interruptible() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_interruptible")
-def test_two_at_once_are_one_wish_and_a_later_one_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_several_at_once_are_one_wish(number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signals, "_SAME_WISH_S", 1000.0)  # however busy the machine is
-    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(signals, "GRACE_S", 1000.0)
+    handlers = [signal.getsignal(each) for each in signals.WISHES]
+    threads = threading.active_count()
     with signals.noted() as found:
         assert found.signal == 0
-        send(signal.SIGINT)
+        send(number)
+        assert wait_for(found) == number
         send(signal.SIGTERM)
-        assert found.signal == signal.SIGINT
-        monkeypatch.setattr(signals, "_SAME_WISH_S", 0.0)
-        with pytest.raises(KeyboardInterrupt):
-            send(signal.SIGINT)
-    assert signal.getsignal(signal.SIGTERM) is before
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        send(signal.SIGINT)
+        time.sleep(0.05)
+        assert found.signal == number
+    assert [signal.getsignal(each) for each in signals.WISHES] == handlers
+    assert threading.active_count() == threads
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_other_threads_leave_the_handlers_alone() -> None:
@@ -57,4 +70,38 @@ def test_other_threads_leave_the_handlers_alone() -> None:
 
 def test_a_stop_has_the_shells_exit_code() -> None:
     assert signals.Stopped(signal.SIGTERM, "").code == 143
-    assert signals.Stopped(0, "").code == 143, "another rank was told"
+    assert signals.Stopped(signal.SIGUSR1, "").code == 138
+
+
+# The main thread is inside a library that holds no bytecode, and lets others run: a wait without end.
+STUCK = """
+import threading, sys
+from twistnet import signals
+signals.GRACE_S, signals._SAME_WISH_S = float(sys.argv[1]), float(sys.argv[2])
+lock = threading.Lock()
+lock.acquire()
+with signals.noted(lambda: "tidied up."):
+    print("ready", flush=True)
+    lock.acquire()
+"""
+
+
+@pytest.mark.parametrize(
+    ("grace_s", "sent", "code", "why"),
+    [
+        (0.5, [signal.SIGUSR1], 138, "not at the end of a step 0 s after the signal"),
+        (0.5, [signal.SIGTERM], 143, "not at the end of a step 0 s after the signal"),
+        (1000, [signal.SIGTERM, signal.SIGINT], 130, "a second signal came"),
+        (1000, [signal.SIGTERM, signal.SIGTERM], 143, "a second signal came"),
+    ],
+)
+def test_what_cannot_follow_is_ended(grace_s: float, sent: list[int], code: int, why: str) -> None:
+    command = [sys.executable, "-c", STUCK, str(grace_s), "0.2"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    for number in sent:
+        process.send_signal(number)
+        time.sleep(0.4)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (code, f"Ended at once, {why}: tidied up.\n")

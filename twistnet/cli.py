@@ -139,14 +139,13 @@ def help_text(program: str, function: Callable[..., Any]) -> str:
 
     parts = [program]
     for item in parameters.values():
-        if item.kind == "rest":
-            parts.append(f"[-- {item.name.upper()} ...]")
-        elif item.kind == "word":
+        if item.kind == "word":
             parts.append(item.name.upper() if item.required else f"[{item.name.upper()}]")
-        elif item.required:
+        elif item.kind == "flag" and item.required:
             parts.append(f"--{item.name} {metavar(item.annotation)}")
     if any(item.kind == "flag" and not item.required for item in parameters.values()):
         parts.append("[--flag VALUE ...]")
+    parts += [f"[-- {item.name.upper()} ...]" for item in parameters.values() if item.kind == "rest"]
     blocks = [textwrap.fill("usage: " + " ".join(parts), WIDTH, subsequent_indent="    ", break_on_hyphens=False)]
     blocks += [_wrapped(text) for text in (parsed.summary, parsed.description) if text]
     for title, kinds in (("arguments:", ("word", "rest")), ("flags:", ("flag",))):
@@ -169,7 +168,7 @@ def _run_command(program: str, command: Command, argv: Sequence[str], ranks: Ran
     try:
         call = bind(function, parse(function, argv))
     except UnknownFlag as error:
-        raise _set_instead(error, function) from None
+        raise set_instead(error, function) from None
     codes: list[int] = []
 
     def checked() -> None:
@@ -179,7 +178,7 @@ def _run_command(program: str, command: Command, argv: Sequence[str], ranks: Ran
     return codes[0]
 
 
-def _set_instead(error: UnknownFlag, function: Callable[..., Any]) -> UsageError:
+def set_instead(error: UnknownFlag, function: Callable[..., Any]) -> UsageError:
     """The error, which for a value of a recipe that has no flag of its own says how it is set."""
     if "set" not in parameters_of(function):
         return error

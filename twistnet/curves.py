@@ -18,7 +18,7 @@ def draw_curves(folder: RunFolder) -> None:
     from matplotlib.figure import Figure
 
     rows = folder.rows()
-    steps = [row for row in rows if row["kind"] == "steps"]
+    steps = [row for row in rows if row["kind"] == "steps" and "loss" in row]
     epochs = [row for row in rows if row["kind"] == "epoch"]
     if not epochs:
         return

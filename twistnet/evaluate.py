@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -46,10 +47,19 @@ class Score:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loader: Loader, world: World, precision: Precision, *, flip_tta: bool = False) -> Score:
+def evaluate(
+    model: nn.Module,
+    loader: Loader,
+    world: World,
+    precision: Precision,
+    *,
+    flip_tta: bool = False,
+    after_batch: Callable[[], None] = lambda: None,
+) -> Score:
     """Scores the model on every sample of the loader's split.
 
-    With `flip_tta` the logits are the mean of those of each image and of its mirror image.
+    With `flip_tta` the logits are the mean of those of each image and of its mirror image. `after_batch` is called
+    after each, equally often on all ranks, and may raise to end it.
 
     Ranks score their slices with padding masked out, and the counts are summed, so that the score does not depend on
     how many ranks there are.
@@ -63,5 +73,6 @@ def evaluate(model: nn.Module, loader: Loader, world: World, precision: Precisio
                 logits = (logits + model(batch.images.flip(3))) / 2
         loss_sum = mixed_cross_entropy(logits, batch, 0.0) * len(logits)
         sums += torch.cat((batch.valid.sum()[None].double(), right_answers(logits, batch), loss_sum[None].double()))
+        after_batch()
     samples, right, right5, loss = world.sum(sums).tolist()
     return Score(samples=round(samples), right=round(right), right5=round(right5), loss_sum=loss)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
@@ -12,12 +11,14 @@ from loaders import InputError
 from loaders.manifest import is_converted
 from loaders.tree import is_dtd
 from twistnet.building import make_model, open_split
+from twistnet.checkpoints import load_checkpoint
 from twistnet.distributed import World
 from twistnet.evaluate import evaluate
 from twistnet.job import Job
 from twistnet.precision import Precision
 from twistnet.recipe import Recipe
-from twistnet.run_folder import RunFolder, load_checkpoint
+from twistnet.run_folder import RunFolder
+from twistnet.starting import Start
 from twistnet.train import train
 from twistnet.weights import LoadReport, auto_load
 
@@ -50,14 +51,14 @@ def finetune_fold(
     *,
     test_split: str,
     weights: str = "auto",
-    checkpoint: dict[str, Any] | None = None,
+    start: Start | None = None,
 ) -> Result:
     """Trains on the job's splits and tests the best epoch's weights once.
 
     Args:
         test_split: the split to test on.
         weights: "auto", "none" or a file, as `twistnet.weights.auto_load` takes it.
-        checkpoint: a loaded latest.pt to go on from.
+        start: a checkpoint to go on from.
 
     Raises:
         InputError: for data, weights or settings that cannot be used.
@@ -65,7 +66,7 @@ def finetune_fold(
     if job.data_dir.is_dir() and not is_dtd(job.data_dir) and not is_converted(job.data_dir):
         raise InputError(f"{job.data_dir} is no DTD folder: it must hold images/<class>/ and labels/train1.txt.")
     best = RunFolder(job.run_dir).best
-    if checkpoint is not None and checkpoint["epoch"] >= recipe.epochs and not best.exists():
+    if start is not None and start.state["epoch"] >= recipe.epochs and not best.exists():
         raise InputError(f"the run has ended and {best} is gone, which would be tested: start a new run.")
     # Opened before training, so that a missing list costs no epochs.
     test_loader = open_split(job, test_split, recipe, world, train=False)
@@ -73,7 +74,7 @@ def finetune_fold(
     def prepare(model: nn.Module) -> LoadReport | None:
         return auto_load(model, recipe.model, weights, announce=print if world.is_main else _say_nothing)
 
-    outcome = train(job, recipe, world, checkpoint=checkpoint, prepare=prepare)
+    outcome = train(job, recipe, world, start=start, prepare=prepare)
     folder = RunFolder(job.run_dir)
     model = make_model(recipe, len(test_loader.classes), world)
     world.wait_for_all()  # until rank 0 has written best.pt

@@ -30,6 +30,9 @@ class Job:
         profile: steps to profile after the first few; 0: none.
         log_every: steps between log rows, at which a checkpoint may be taken.
         checkpoint_minutes: least time between checkpoints inside an epoch; one is taken after every epoch as well.
+        keep_every: epochs between checkpoints that are kept for good; 0: none.
+        hang_minutes: longest time without progress, after which the process ends and says where it stood; 0: none.
+        max_skips: most steps in a row that may be skipped because their gradient was not finite.
     """
 
     data_dir: Path
@@ -47,6 +50,9 @@ class Job:
     profile: int = 0
     log_every: int = 50
     checkpoint_minutes: float = 10.0
+    keep_every: int = 100
+    hang_minutes: float = 20.0
+    max_skips: int = 10
 
     def __post_init__(self) -> None:
         if self.log_every < 1:
@@ -55,8 +61,9 @@ class Job:
             raise InputError(f"profile {self.profile} is negative: it counts steps, from 0 for none.")
         if self.workers is not None and self.workers < 1:
             raise InputError(f"workers {self.workers} is too small: take at least 1, or leave it out.")
-        if self.checkpoint_minutes < 0:
-            raise InputError(f"checkpoint_minutes {self.checkpoint_minutes} is negative: take 0 or more.")
+        for name in ("checkpoint_minutes", "keep_every", "hang_minutes", "max_skips"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} {getattr(self, name)} is negative: take 0 or more.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -63,12 +64,13 @@ class Meter:
         self._waits.end()
 
     def count(self, logits: Tensor, loss: Tensor, batch: Batch) -> None:
-        """Adds a batch, without waiting for the device."""
+        """Adds a batch whose loss is finite, without waiting for the device: the step of another one is skipped."""
         row = torch.stack((loss.double() * len(logits), *right_answers(logits, batch), batch.valid.sum().double()))
-        self._sums += row
+        self._sums += row.where(loss.isfinite(), 0.0)
 
     def read(self) -> dict[str, float]:
-        """What was counted since the last call, over all ranks, which all call this at the same step."""
+        """What was counted since the last call, over all ranks, which all call this at the same step; NaN for the
+        means where nothing was."""
         sums = self._world.sum(self._sums).tolist()  # the one point where the host waits for the device
         self._sums.zero_()
         self._waits.read()
@@ -134,7 +136,7 @@ class _Used:
 
 
 def _means(sums: list[float]) -> dict[str, float]:
-    samples = max(sums[3], 1.0)
+    samples = sums[3] or math.nan
     return {"loss": sums[0] / samples, "top1": sums[1] / samples, "top5": sums[2] / samples}
 
 

@@ -32,4 +32,9 @@ def make_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         return lamb
     if recipe.optimiser == "adamw":
         return torch.optim.AdamW(groups, lr=lr, fused=fused)
-    return torch.optim.SGD(groups, lr=lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused)
+    sgd = torch.optim.SGD(groups, lr=lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused)
+    if fused and recipe.momentum:
+        # As a first step would make them: the fused one leaves them unset where it is the one that is skipped.
+        for parameter in (*decayed, *spared):
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return sgd

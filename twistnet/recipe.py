@@ -182,6 +182,11 @@ class Recipe:
         grown = self.start_size + (self.size - self.start_size) * (epoch - start) / (end - start)
         return min(max(round(grown / _SIZE_STEP) * _SIZE_STEP, self.start_size), self.size)
 
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed, in groups of `mix_group`."""
+        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
+
     def crops(self) -> CropPolicy:
         """How images are cropped, flipped and resized."""
         return CropPolicy(
@@ -190,11 +195,10 @@ class Recipe:
 
     def train_augment(self) -> Augment:
         """What happens to training images on the device."""
-        mixes = self.mixup_alpha > 0 or self.cutmix_alpha > 0
         return Augment(
             policy=policy_named(self.policy),
             mix=Mix(mixup_alpha=self.mixup_alpha, cutmix_alpha=self.cutmix_alpha, group=self.mix_group)
-            if mixes
+            if self.mixes
             else None,
         )
 

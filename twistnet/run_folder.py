@@ -1,6 +1,6 @@
 """A run is a folder that says all: what was asked for, what it ran on, what happened, and what came of it.
 
-recipe.json   env.json   log.jsonl   latest.pt   best.pt   <model>_<data>.pt   .safetensors   curves.png
+recipe.json   env.json   log.jsonl   checkpoints   <model>_<data>.pt   .safetensors   curves.png
 """
 
 from __future__ import annotations
@@ -10,17 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-import torch
-
 from loaders import InputError
 from loaders.files import clear_unfinished, take_lock, write_atomically
-
-FORMAT = 2
-KEYS = (
-    *("model", "ema", "buffers", "optimiser", "scaler", "dtype"),
-    *("epoch", "step_in_epoch", "best_top1", "best_epoch", "meter"),
-    *("recipe", "data", "weights_from", "publish_to"),
-)
+from twistnet.checkpoints import BEST, LATEST, WRITTEN
 
 
 class RunFolder:
@@ -47,7 +39,12 @@ class RunFolder:
             raise InputError(f"another process is training into {self.path}: wait for it, or end it first.") from error
         except OSError as error:
             raise InputError(f"run folder {self.path} cannot be made ({error.strerror}): choose another.") from error
+        self.clear()
+
+    def clear(self) -> None:
+        """Removes what was not finished."""
         clear_unfinished(self.path)
+        (self.path / WRITTEN).unlink(missing_ok=True)
 
     def release(self) -> None:
         """Lets other processes write here."""
@@ -58,12 +55,12 @@ class RunFolder:
     @property
     def latest(self) -> Path:
         """The checkpoint to go on from."""
-        return self.path / "latest.pt"
+        return self.path / LATEST
 
     @property
     def best(self) -> Path:
         """The checkpoint with the best validation accuracy."""
-        return self.path / "best.pt"
+        return self.path / BEST
 
     @property
     def log(self) -> Path:
@@ -88,6 +85,16 @@ class RunFolder:
         with self.log.open("a") as file:
             file.write(json.dumps(row, allow_nan=False) + "\n")
 
+    @property
+    def bad_steps(self) -> Path:
+        """The steps without a finite gradient, a JSON object a line: step, epoch, place in it, and ids of the batch."""
+        return self.path / "bad_steps.jsonl"
+
+    def append_bad_step(self, row: Mapping[str, Any]) -> None:
+        """Notes a step that was skipped."""
+        with self.bad_steps.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
     def rows(self) -> list[dict[str, Any]]:
         """The log's rows, up to the first line that a kill or a power cut has torn."""
         rows: list[dict[str, Any]] = []
@@ -104,36 +111,3 @@ class RunFolder:
         kept = [row for row in self.rows() if row["step"] <= step]
         text = "".join(json.dumps(row) + "\n" for row in kept)
         write_atomically(self.log, lambda file: file.write(text.encode()))
-
-
-def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Writes a checkpoint of tensors and plain values, whole or not at all."""
-    write_atomically(path, lambda file: torch.save({"format": FORMAT, **state}, file))
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint to the CPU, running none of its code.
-
-    Raises:
-        InputError: where the file is missing, torn or none of ours.
-    """
-    if path.is_dir():
-        raise InputError(f"checkpoint {path} is a folder: name the latest.pt in it.")
-    if not path.is_file():
-        raise InputError(f"checkpoint {path} does not exist: name a latest.pt, or start without --resume.")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    # A torn or foreign file fails in many ways: UnpicklingError, RuntimeError, EOFError, ...
-    except Exception as error:
-        raise InputError(
-            f"{path} cannot be read as a checkpoint ({type(error).__name__}): name a latest.pt."
-        ) from error
-    found = state.get("format") if isinstance(state, dict) else None
-    if found is None:
-        raise InputError(f"{path} is no checkpoint of a run: name a latest.pt; weights go to finetune --weights.")
-    if found != FORMAT:
-        raise InputError(f"checkpoint {path} has format {found}, this version reads {FORMAT}: name a run's latest.pt.")
-    missing = [key for key in KEYS if key not in state]
-    if missing:
-        raise InputError(f"checkpoint {path} lacks {', '.join(missing)}: take an older one, or start a new run.")
-    return dict(state)

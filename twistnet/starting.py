@@ -4,62 +4,83 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from launch.ranks import Ranks
 from loaders import InputError
 from twistnet import recipes
 from twistnet.arguments import convert, did_you_mean
 from twistnet.recipe import Recipe, from_dict
-from twistnet.run_folder import load_checkpoint
+from twistnet.resuming import find_checkpoint, split_batch
+
+# Another model or optimiser has no use for the state of this one, and the name belongs to the values.
+_NEVER = ("name", "model", "optimiser")
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A checkpoint that a run goes on from.
+
+    Attributes:
+        path: its file.
+        state: what it holds.
+        force: whether the run may go on with other data.
+        changed: what of the recipe is no longer the checkpoint's, a phrase each.
+    """
+
+    path: Path
+    state: dict[str, Any]
+    force: bool = False
+    changed: tuple[str, ...] = ()
 
 
 def start(
-    resume: Path | None, recipe: str | None, default: str, world_size: int, **changes: Any
-) -> tuple[Recipe, dict[str, Any] | None]:
-    """The recipe of a run, and the checkpoint that it goes on from.
+    resume: Path | None,
+    folder: Path,
+    recipe: str | None,
+    default: str,
+    ranks: Ranks,
+    *,
+    force: bool = False,
+    **changes: Any,
+) -> tuple[Recipe, Start | None]:
+    """The recipe of a run, and what it goes on from; None for a new one.
 
     Args:
-        resume: the checkpoint, or None for a new run.
+        resume: the checkpoint, its folder or "auto", as `resuming.find_checkpoint` takes it; None for a new run.
+        folder: of the run.
         recipe: its name as the user gave it, or None.
         default: the name that a new run takes otherwise.
-        world_size: processes of this start.
+        ranks: of this start; the first says which checkpoints cannot be read.
+        force: whether the run may go on with another recipe.
         changes: fields of the recipe that the user gave; None leaves a field as it is.
 
     Raises:
         InputError: for an unknown recipe, or for a change that the checkpoint's run does not allow.
     """
-    if resume is None:
+    found = find_checkpoint(resume, folder, print if ranks.is_main else lambda _: None)
+    if found is None:
         return recipes.named(recipe or default).with_changes(**changes), None
-    checkpoint = load_checkpoint(resume)
-    latest = resume.with_name("latest.pt")
-    if resume.name != latest.name and latest.exists():
-        raise InputError(
-            f"resuming {resume} would overwrite {latest}, which is further on: resume that one, or copy {resume.name} "
-            f"into a folder of its own first."
-        )
+    path, checkpoint = found
     stored = from_dict(checkpoint["recipe"])
     wanted = {key: value for key, value in changes.items() if value is not None}
     if recipe is not None:
         wanted["name"] = recipe
-    # How the total batch is split over ranks does not change the weights' meaning, so it may change.
-    accumulate = wanted.pop("accumulate", stored.accumulate)
-    if accumulate < 1:
-        raise InputError(f"accumulate {accumulate} is too small: take at least 1.")
-    total = checkpoint["data"]["total_batch"]
-    batch_size = wanted.pop("batch_size", total // (world_size * accumulate))
-    for key, value in wanted.items():
-        if getattr(stored, key) != value:
+    split = wanted.pop("batch_size", None), wanted.pop("accumulate", None)
+    differing = {key: value for key, value in wanted.items() if getattr(stored, key) != value}
+    for key, value in differing.items():
+        if key in _NEVER or not force:
+            instead = "" if key in _NEVER else ", pass --force to go on with it"
             raise InputError(
-                f"{'recipe' if key == 'name' else key} {value} differs from the {getattr(stored, key)} that {resume} "
-                f"was trained with: leave it out, or start a new run."
+                f"{'recipe' if key == 'name' else key} {value} differs from the {getattr(stored, key)} that {path} "
+                f"was trained with: leave it out{instead}, or start a new run."
             )
-    if batch_size * accumulate * world_size != total:
-        raise InputError(
-            f"{world_size} ranks of batch size {batch_size} and {accumulate} accumulated batches make no total batch "
-            f"of {total}, which {resume} was trained with: choose them so that they do."
-        )
-    return stored.with_changes(batch_size=batch_size, accumulate=accumulate), checkpoint
+    changed = tuple(f"{key} {value} instead of {getattr(stored, key)}" for key, value in differing.items())
+    stored = stored.with_changes(**differing)
+    total = checkpoint["data"]["total_batch"]
+    return split_batch(total, ranks.world_size, stored, *split), Start(path, checkpoint, force, changed)
 
 
 def settings(given: Sequence[str], /, **flags: Any) -> dict[str, Any]:
@@ -93,16 +114,3 @@ def settings(given: Sequence[str], /, **flags: Any) -> dict[str, Any]:
         except ValueError as error:
             raise InputError(f"--set {name}: {value!r} {error}.") from None
     return found
-
-
-def run_folder_of(resume: Path | None, folder: Path | None, default: Path, flag: str) -> Path:
-    """The folder of a run: the resumed checkpoint's own, or the one that the user names.
-
-    Raises:
-        InputError: where both are given and differ.
-    """
-    if resume is None:
-        return folder or default
-    if folder is not None and folder.resolve() != resume.resolve().parent:
-        raise InputError(f"{flag} {folder} is not the folder of --resume {resume}: leave it out.")
-    return resume.parent

@@ -25,6 +25,7 @@ from twistnet.loss import training_loss
 from twistnet.optimiser import make_optimiser
 from twistnet.precision import Precision
 from twistnet.recipe import Recipe
+from twistnet.skipping import Skipping
 
 Compile: TypeAlias = Literal["auto", "off", "on", "graphs"]
 Count: TypeAlias = Callable[[Tensor, Tensor, Batch], None]
@@ -45,6 +46,7 @@ class TrainStep:
     Attributes:
         optimiser: torch's, or timm's.
         scaler: of the loss; it does nothing unless float16 needs it.
+        skipping: of steps whose gradient is not finite.
         ema: the moving average of weights and buffers, where the recipe has one.
         grad_norm: (2,) float64 on the device: the sum of the gradients' norms, and how many were finite.
         compile_s: seconds that first steps took, in which the model was compiled, by the side of the images.
@@ -64,6 +66,7 @@ class TrainStep:
         self.precision = Precision.choose(world.device, recipe.amp)
         self.optimiser = make_optimiser(model, recipe)
         self.scaler = self.precision.scaler()
+        self.skipping = Skipping(model, self.optimiser)
         self.ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
         self.grad_norm = torch.zeros(2, dtype=torch.float64, device=world.device)
         self.compile_s: dict[int, float] = {}
@@ -126,6 +129,7 @@ class TrainStep:
         # Stochastic depth draws from torch's generator: seeded by the step, it has no state to save.
         words = bits(self.recipe.seed, step, np.array([self.world.rank]), Purpose.MODEL, 2)[0]
         torch.manual_seed(int(words[0]) << 32 | int(words[1]))
+        self.skipping.before()
         parts = [Batch(*tensors) for tensors in zip(*(t.chunk(self.recipe.accumulate) for t in batch), strict=True)]
         for index, part in enumerate(parts):
             if self._compiling == "graphs":
@@ -140,10 +144,14 @@ class TrainStep:
         norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         if self.recipe.clip_grad is not None:
             nn.utils.clip_grads_with_norm_(self.model.parameters(), self.recipe.clip_grad, norm)
-        finite = norm.isfinite()  # float16 overflows now and then, and the scaler skips that step
+        finite = norm.isfinite()  # the same on all ranks
         self.grad_norm += torch.stack((norm.where(finite, 0.0), finite.to(norm.dtype))).double()
-        self.scaler.step(self.optimiser)
-        self.scaler.update()
+        if self.scaler.is_enabled():  # for float16: it leaves such steps out by itself
+            self.scaler.step(self.optimiser)
+            self.scaler.update()
+        else:
+            self.skipping.update(finite)
+        self.skipping.after(finite, step)
         self.optimiser.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.update(self.model, step=step + 1)

@@ -27,6 +27,10 @@ COMMANDS = {
     ),
     "pretrain": Command("twistnet.commands.pretrain:pretrain", "Trains a model on ImageNet, or resumes its training"),
     "finetune": Command("twistnet.commands.finetune:finetune", "Fine-tunes a model on one fold of a smaller data set"),
+    "replay": Command("twistnet.commands.replay:replay", "Looks into a step that was skipped for want of a gradient"),
+    "launch": Command(
+        "twistnet.commands.launch:launch", "Starts training on many nodes, by SLURM, Kubernetes and others"
+    ),
     "convert": Command("twistnet.commands.convert:convert", "Converts a data set as downloaded into fast shards"),
     "convert prepare": Command("twistnet.commands.convert:prepare", "Extracts the official archives into folders"),
     "convert count": Command("twistnet.commands.convert:count", "Counts images, and compares with ImageNet's numbers"),

@@ -12,7 +12,8 @@ from loaders.choosing import DecoderName, StoreName
 from twistnet import distributed
 from twistnet.finetuning import Result, finetune_fold
 from twistnet.job import Job
-from twistnet.starting import run_folder_of, settings, start
+from twistnet.resuming import AUTO, run_folder_of
+from twistnet.starting import settings, start
 from twistnet.step import Compile
 
 DTD_FOLDS = 10
@@ -48,6 +49,10 @@ def finetune(
     profile: int = 0,
     log_every: int = 50,
     checkpoint_minutes: float = 10.0,
+    keep_every: int = 100,
+    hang_minutes: float = 20.0,
+    max_skips: int = 10,
+    force: bool = False,
 ) -> None:
     """Fine-tunes a model on one fold, choosing the epoch on its validation list and testing once.
 
@@ -62,7 +67,7 @@ def finetune(
         batch_size: images a process and backward pass.
         lr: peak learning rate at a total batch of 256.
         run_dir: the run's folder; runs/finetune unless given.
-        resume: checkpoint to go on from, with its own recipe.
+        resume: checkpoint or folder to go on from, with its own recipe; auto takes what is there, or begins.
         weights: auto looks in weights/, none starts from random weights, otherwise a file; auto unless given.
         amp: mixed precision: bfloat16, or float16 where the card has none; cards with bfloat16 use it unless --no_amp.
         workers: decoding threads a process; the usable cores unless given.
@@ -80,17 +85,23 @@ def finetune(
         profile: steps to profile, into profile.txt and trace.json.gz of the run's folder.
         log_every: steps between log rows.
         checkpoint_minutes: least minutes between checkpoints inside an epoch.
+        keep_every: epochs between checkpoints that are kept for good; 0 keeps none.
+        hang_minutes: longest time without progress, after which the run says where it hangs and ends; 0: any.
+        max_skips: most steps in a row that may be skipped for want of a finite gradient.
+        force: go on from a checkpoint with other data or another recipe than its own.
     """
     folder = run_folder_of(resume, run_dir, Path("runs/finetune"), "--run_dir")
     if weights == "":
         raise InputError("--weights is empty: name a file, auto or none.")
-    if resume is not None and weights is not None:
+    if resume is not None and str(resume) != AUTO and weights is not None:
         raise InputError(f"--weights {weights} comes too late for --resume {resume}: leave it out, or start a new run.")
-    settled, checkpoint = start(
+    settled, begun = start(
         resume,
+        folder,
         recipe,
         "dtd",
-        Ranks.from_env().world_size,
+        Ranks.from_env(),
+        force=force,
         **settings(
             set,
             model=model,
@@ -105,12 +116,14 @@ def finetune(
             interpolation=interpolation,
         ),
     )
-    if checkpoint is not None:
-        trained_on = checkpoint["data"]["train_split"]
+    if begun is not None:
+        trained_on = begun.state["data"]["train_split"]
         if not re.fullmatch(r"train[0-9]+", trained_on):
-            raise InputError(f"{resume} was trained on {trained_on}, no fold: go on with twistnet pretrain --resume.")
+            raise InputError(
+                f"{begun.path} was trained on {trained_on}, no fold: go on with twistnet pretrain --resume."
+            )
         if fold is not None and trained_on != f"train{fold}":
-            raise InputError(f"--fold {fold} is not that of {resume}, which trains on {trained_on}: leave it out.")
+            raise InputError(f"--fold {fold} is not that of {begun.path}, which trains on {trained_on}: leave it out.")
         fold = int(trained_on.removeprefix("train"))
     fold = 1 if fold is None else fold
     if not 1 <= fold <= DTD_FOLDS:
@@ -130,11 +143,12 @@ def finetune(
         profile=profile,
         log_every=log_every,
         checkpoint_minutes=checkpoint_minutes,
+        keep_every=keep_every,
+        hang_minutes=hang_minutes,
+        max_skips=max_skips,
     )
     with distributed.join(device) as world:
-        result = finetune_fold(
-            job, settled, world, test_split=f"test{fold}", weights=weights or "auto", checkpoint=checkpoint
-        )
+        result = finetune_fold(job, settled, world, test_split=f"test{fold}", weights=weights or "auto", start=begun)
         if world.is_main:
             _report(result, folder)
 

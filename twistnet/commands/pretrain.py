@@ -16,7 +16,8 @@ from loaders.files import existing_parent, write_atomically
 from loaders.tree import is_dtd
 from twistnet import distributed
 from twistnet.job import Job, Outcome
-from twistnet.starting import run_folder_of, settings, start
+from twistnet.resuming import run_folder_of
+from twistnet.starting import settings, start
 from twistnet.step import Compile
 from twistnet.train import train
 from twistnet.weights import find
@@ -53,6 +54,10 @@ def pretrain(
     profile: int = 0,
     log_every: int = 50,
     checkpoint_minutes: float = 10.0,
+    keep_every: int = 100,
+    hang_minutes: float = 20.0,
+    max_skips: int = 10,
+    force: bool = False,
 ) -> None:
     """Trains a model from random weights.
 
@@ -66,7 +71,7 @@ def pretrain(
         batch_size: images a process and backward pass.
         lr: peak learning rate at a total batch of 256.
         checkpoint_dir: the run's folder; checkpoints unless given.
-        resume: checkpoint to go on from, with its own recipe.
+        resume: checkpoint or folder to go on from, with its own recipe; auto takes what is there, or begins.
         amp: mixed precision: bfloat16, or float16 where the card has none; cards with bfloat16 use it unless --no_amp.
         workers: decoding threads a process; the usable cores unless given.
         accumulate: backward passes a step.
@@ -88,13 +93,19 @@ def pretrain(
         profile: steps to profile, into profile.txt and trace.json.gz of the run's folder.
         log_every: steps between log rows.
         checkpoint_minutes: least minutes between checkpoints inside an epoch.
+        keep_every: epochs between checkpoints that are kept for good; 0 keeps none.
+        hang_minutes: longest time without progress, after which the run says where it hangs and ends; 0: any.
+        max_skips: most steps in a row that may be skipped for want of a finite gradient.
+        force: go on from a checkpoint with other data or another recipe than its own.
     """
     run_dir = run_folder_of(resume, checkpoint_dir, Path("checkpoints"), "--checkpoint_dir")
-    settled, checkpoint = start(
+    settled, begun = start(
         resume,
+        run_dir,
         recipe,
         "guide",
-        Ranks.from_env().world_size,
+        Ranks.from_env(),
+        force=force,
         **settings(
             set,
             model=model,
@@ -113,7 +124,7 @@ def pretrain(
     )
     if is_dtd(data_dir):
         raise InputError(f"{data_dir} is DTD, which has ten folds: take twistnet finetune --fold 1.")
-    publish_to = _publish_to(weights_dir, publish, checkpoint)
+    publish_to = _publish_to(weights_dir, publish, begun.state if begun else None)
     job = Job(
         data_dir=data_dir,
         run_dir=run_dir,
@@ -128,9 +139,12 @@ def pretrain(
         profile=profile,
         log_every=log_every,
         checkpoint_minutes=checkpoint_minutes,
+        keep_every=keep_every,
+        hang_minutes=hang_minutes,
+        max_skips=max_skips,
     )
     with distributed.join(device) as world:
-        outcome = train(job, settled, world, checkpoint=checkpoint)
+        outcome = train(job, settled, world, start=begun)
         if world.is_main:
             _report(outcome, run_dir)
             if publish_to:

@@ -1,0 +1,193 @@
+"""A step without a finite gradient leaves everything as it was, is told and can be replayed; too many end the run."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from training import pretrain
+
+import loaders
+from loaders import Batch
+from twistnet.__main__ import main
+from twistnet.distributed import World
+from twistnet.recipes import named
+from twistnet.step import TrainStep
+
+CPU = World(rank=0, world_size=1, device=torch.device("cpu"))
+GUIDE = named("guide").with_changes(batch_size=8, size=32, eval_size=32, mix_group=4)
+RECIPES = {
+    "sgd": GUIDE,
+    "sgd fused": GUIDE,
+    "adamw fused": GUIDE.with_changes(optimiser="adamw", nesterov=False),
+    "lamb": named("a2").with_changes(batch_size=8, size=32, eval_size=32, repeats=1),
+}
+
+
+def batch_of(seed: int, *, broken: bool = False) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(8, 3, 32, 32, generator=generator).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(5, (8,), generator=generator)
+    if broken:
+        images[3, 1, 4, 5] = torch.inf
+    return Batch(images, labels, labels, torch.ones(8), torch.ones(8, dtype=torch.bool), torch.arange(8))
+
+
+def step_of(kind: str) -> TrainStep:
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", num_classes=5).to(memory_format=torch.channels_last)
+    step = TrainStep(model, RECIPES[kind], CPU)
+    if "fused" in kind:
+        fused = {"sgd fused": torch.optim.SGD, "adamw fused": torch.optim.AdamW}[kind]
+        options = {"momentum": 0.9, "nesterov": True} if kind == "sgd fused" else {}
+        step.optimiser = fused(model.parameters(), lr=0.0, fused=True, **options)
+        if kind == "sgd fused":
+            for parameter in model.parameters():
+                step.optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        step.skipping = type(step.skipping)(model, step.optimiser)
+    return step
+
+
+def everything(step: TrainStep) -> dict[str, torch.Tensor]:
+    found = {name: value for name, value in step.model.state_dict().items() if value.is_floating_point()}
+    for place, state in step.optimiser.state_dict()["state"].items():
+        found |= {f"{place} {name}": torch.as_tensor(value) for name, value in state.items()}
+    # LAMB counts its steps in its groups.
+    groups = step.optimiser.param_groups
+    found |= {f"steps {place}": torch.tensor(group["step"]) for place, group in enumerate(groups) if "step" in group}
+    return copy.deepcopy(found)
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", RECIPES)
+@pytest.mark.parametrize("place", [0, 2])
+def test_a_skipped_step_changes_nothing(kind: str, place: int) -> None:
+    with_it, without = step_of(kind), step_of(kind)
+    losses: list[bool] = []
+    for number in range(4):
+        if number == place:
+            before = everything(with_it)
+            with_it(batch_of(99, broken=True), number, 0.05, lambda _, loss, __: losses.append(bool(loss.isfinite())))
+            if with_it.optimiser.state_dict()["state"] and place:
+                assert_same(everything(with_it), before)
+        for step in (with_it, without):
+            step(batch_of(number), number, 0.05, lambda *_: None)
+    assert losses == [False]
+    assert_same(everything(with_it), everything(without))
+    assert all(value.isfinite().all() for value in with_it.model.state_dict().values())
+
+
+def test_skipped_steps_are_counted() -> None:
+    step = step_of("sgd")
+    seen = []
+    for number, broken in enumerate([False, True, False, True, True]):
+        step(batch_of(number, broken=broken), number, 0.05, lambda *_: None)
+        if number in (0, 2, 4):
+            seen.append(tuple(step.skipping.read()))
+    assert seen[0][:2] == (0, 0)
+    assert seen[1:] == [(1, 0, 1), (2, 2, 3)]
+    step(batch_of(5, broken=True), 5, 0.05, lambda *_: None)
+    assert tuple(step.skipping.read()) == (1, 3, 5), "a row ends no streak"
+
+
+class Breaking:
+    """A training loader some of whose batches have a number that is none."""
+
+    def __init__(self, loader: Any, broken: set[tuple[int, int]]) -> None:
+        self._loader, self._broken = loader, broken
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def epoch(self, epoch: int, start: int = 0, *, size: int | None = None) -> Iterator[Batch]:
+        for step, batch in enumerate(self._loader.epoch(epoch, start, size=size), start=start):
+            if (epoch, step) in self._broken:
+                batch.images[1] = torch.nan
+            yield batch
+
+
+def break_batches(monkeypatch: pytest.MonkeyPatch, broken: set[tuple[int, int]]) -> None:
+    open_loader = loaders.open_loader
+
+    def opened(*args: Any, **kwargs: Any) -> Any:
+        loader = open_loader(*args, **kwargs)
+        return Breaking(loader, broken) if kwargs["train"] else loader
+
+    monkeypatch.setattr(loaders, "open_loader", opened)
+
+
+def test_a_run_goes_on_and_says_which_step_it_was(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patched:
+        break_batches(patched, {(1, 1)})
+        assert pretrain(tree, "--no_publish", "--log_every=1") == 0
+    printed = capsys.readouterr().out
+    run = tmp_path / "checkpoints"
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    steps = [row for row in rows if row["kind"] == "steps"]
+    skipped = [row for row in steps if "skipped" in row]
+    assert [row["skipped"] for row in skipped] == [1]
+    assert "loss" not in skipped[0]
+    assert all("loss" in row for row in steps if row is not skipped[0])
+    number = skipped[0]["step"]
+    assert (
+        f"1 step skipped, 1 so far: no finite gradient in step {number}; look into it with twistnet replay" in printed
+    )
+    (noted,) = (json.loads(line) for line in (run / "bad_steps.jsonl").read_text().splitlines())
+    assert (noted["step"], noted["epoch"], noted["place"]) == (number - 1, 1, 1)
+    weights = torch.load(run / "test_resnet_imagenet.pt", weights_only=True)
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+
+    assert main(["replay", "checkpoints", f"--data_dir={tree}", "--device=cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert f"Step {number}, {len(noted['ids'])} images, with the weights of checkpoints/" in printed
+    assert "0 of 16 images have no finite loss" in printed, "this data set was sound; the loader was not"
+    assert (run / f"step-{number}.png").stat().st_size > 1000
+    with monkeypatch.context() as patched:
+        break_batches(patched, {(1, 1)})
+        assert main(["replay", "checkpoints", f"--data_dir={tree}", "--device=cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert "The first output that is not finite is that of conv1" in printed
+    store = loaders.open_store(tree, "train")
+    assert f"loss       inf  {store.key(noted['ids'][1])}" in printed.replace("nan", "inf")
+
+
+def test_too_many_in_a_row_end_the_run(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    break_batches(monkeypatch, {(1, step) for step in range(4)})
+    assert pretrain(tree, "--no_publish", "--log_every=1", "--max_skips=2") == 1
+    message = capsys.readouterr().err
+    assert (
+        "3 steps in a row had no finite gradient, more than --max_skips 2: start a new run with a lower --lr" in message
+    )
+    assert "checkpoints/latest.pt is from before, and see twistnet replay checkpoints" in message
+    kept = torch.load(tmp_path / "checkpoints/latest.pt", weights_only=True)
+    assert kept["epoch"] == 1
+    assert all(value.isfinite().all() for value in kept["model"].values())
+
+
+def test_replaying_refuses(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = f"--data_dir={tree}"
+    assert main(["replay", str(tmp_path), data]) == 1
+    assert "holds no bad_steps.jsonl: no step of it was skipped" in capsys.readouterr().err
+    (tmp_path / "bad_steps.jsonl").write_text('{"step": 4, "epoch": 1, "place": 0, "ids": [1]}\n')
+    assert main(["replay", str(tmp_path), data, "--step=9"]) == 1
+    assert "step 9 is none of the skipped steps" in capsys.readouterr().err
+    assert main(["replay", str(tmp_path), data]) == 1
+    assert "holds no checkpoint that can be read" in capsys.readouterr().err

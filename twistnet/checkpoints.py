@@ -1,0 +1,287 @@
+"""Checkpoints of a run: copied to the host while training waits, written by a thread while it goes on.
+
+latest.pt   previous.pt   best.pt   epoch-0100.pt ...    what was saved at one moment is one file of several names
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import threading
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from loaders import InputError
+from loaders.errors import one_line
+from loaders.files import move, write_atomically
+
+FORMAT = 2
+KEYS = (
+    *("model", "ema", "buffers", "optimiser", "scaler", "dtype"),
+    *("epoch", "step_in_epoch", "best_top1", "best_epoch", "meter"),
+    *("recipe", "data", "weights_from", "publish_to"),
+)
+LATEST, PREVIOUS, BEST = "latest.pt", "previous.pt", "best.pt"
+WRITTEN = ".written.pt"  # whole, and not yet under the names that it is for
+_EPOCH = re.compile(r"epoch-([0-9]+)\.pt")
+_RETRY_S = (5.0, 10.0, 20.0, 40.0, 60.0)  # after a failure; then every minute
+
+
+def epoch_name(epoch: int) -> str:
+    """The name of the checkpoint that is kept for good after an epoch, counted from 1."""
+    return f"epoch-{epoch:04d}.pt"
+
+
+class Checkpoints:
+    """Writes the checkpoints of a run, each whole or not at all.
+
+    Where writing fails, as on a full disk, that is told, the files of before stay as they are, and it is tried again
+    until it succeeds; only the newest state waits for that, and the best one.
+
+    Args:
+        folder: the run's.
+        say: told of failures, from a thread.
+        rotate: whether latest.pt is worth keeping as previous.pt: it is not where it could not be read.
+    """
+
+    def __init__(self, folder: Path, say: Callable[[str], None], *, rotate: bool = True) -> None:
+        self._folder, self._say, self._rotate = folder, say, rotate
+        self._changed = threading.Condition()
+        self._wanted: dict[str, _Snapshot] = {}  # by the name of a file that is still to be written
+        self._writing: _Snapshot | None = None
+        self._spare: list[list[Tensor]] = []
+        self._failures = 0
+        self._reason = ""
+        self._defect: BaseException | None = None
+        self._closing = False
+        self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
+        self._thread.start()
+
+    def save(self, state: Mapping[str, Any], names: Sequence[str]) -> None:
+        """Copies a state to the host and has it written under the names; returns when it is copied.
+
+        Args:
+            state: tensors and plain values, as `KEYS` name them.
+            names: of files in the run's folder; latest.pt among them makes previous.pt of the one before.
+        """
+        with self._changed:
+            self._raise_defect()
+            buffers = self._spare.pop() if self._spare else []
+        snapshot = _Snapshot.of({"format": FORMAT, **state}, buffers)
+        with self._changed:
+            replaced = {self._wanted[name] for name in names if name in self._wanted}
+            self._wanted |= dict.fromkeys(names, snapshot)
+            for old in replaced:
+                self._recycle(old)
+            self._changed.notify_all()
+
+    def finish(self, within_s: float) -> None:
+        """Returns once everything is written.
+
+        Raises:
+            InputError: where it is not within those seconds.
+        """
+        with self._changed:
+            written = self._changed.wait_for(lambda: not self._wanted or self._defect, timeout=within_s)
+            self._raise_defect()
+            if not written:
+                why = self._reason or f"the disk took more than {within_s:.0f} s"
+                raise InputError(
+                    f"{' and '.join(self._wanted)} of {self._folder} could not be written ({why}): make room or choose "
+                    "another disk; the checkpoint of before is whole, go on with --resume auto."
+                )
+
+    def close(self) -> None:
+        """Ends the thread, which finishes what it is writing at the moment."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _raise_defect(self) -> None:
+        if self._defect is not None:
+            raise self._defect
+
+    def _recycle(self, snapshot: _Snapshot) -> None:
+        """Keeps the memory of a snapshot that nothing needs any more; the lock is held."""
+        if snapshot is not self._writing and snapshot not in self._wanted.values():
+            self._spare.append(snapshot.buffers)
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._wanted or self._closing)
+                if self._closing:
+                    return
+                snapshot = next(iter(self._wanted.values()))
+                names = [name for name, wanted in self._wanted.items() if wanted is snapshot]
+                self._writing = snapshot
+            try:
+                self._write(snapshot.state, names)
+            except OSError as error:
+                self._failed(names, one_line(error.strerror or error))
+            except BaseException as error:  # raised where training saves next
+                with self._changed:
+                    self._defect = error
+                    self._changed.notify_all()
+                return
+            else:
+                self._written(snapshot, names)
+
+    def _written(self, snapshot: _Snapshot, names: Sequence[str]) -> None:
+        if self._failures:
+            self._say(f"{' and '.join(names)} is written after all.")
+        with self._changed:
+            self._failures, self._reason, self._writing = 0, "", None
+            for name in names:
+                if self._wanted.get(name) is snapshot:
+                    del self._wanted[name]
+            self._recycle(snapshot)
+            self._changed.notify_all()
+
+    def _failed(self, names: Sequence[str], reason: str) -> None:
+        wait_s = _RETRY_S[min(self._failures, len(_RETRY_S) - 1)]
+        self._say(
+            f"[Warning] {' and '.join(names)} could not be written ({reason}): training goes on, the checkpoint of "
+            f"before stays, and it is tried again in {wait_s:.0f} s."
+        )
+        with self._changed:
+            self._failures, self._reason, self._writing = self._failures + 1, reason, None
+            self._changed.wait_for(lambda: self._closing, timeout=wait_s)
+
+    def _write(self, state: Mapping[str, Any], names: Sequence[str]) -> None:
+        written = self._folder / WRITTEN
+        write_atomically(written, lambda file: torch.save(state, file))
+        *others, last = sorted(names, key=lambda name: name == LATEST)  # the latest last: then all others are there
+        for name in others:
+            _link(written, self._folder / name)
+        if last == LATEST:
+            if self._rotate and (self._folder / LATEST).exists():
+                _link(self._folder / LATEST, self._folder / PREVIOUS)
+            self._rotate = True
+        move(written, self._folder / last)
+
+
+class _Snapshot:
+    """A state on the host that nothing changes any more."""
+
+    def __init__(self, state: dict[str, Any], buffers: list[Tensor]) -> None:
+        self.state, self.buffers = state, buffers
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any], buffers: list[Tensor]) -> _Snapshot:
+        """A copy, in the memory of `buffers` as far as shapes agree; waits for the device once, at the end."""
+        used: list[Tensor] = []
+        spare = iter(buffers)
+        devices: set[torch.device] = set()
+
+        def copied(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                into = next(spare, None)
+                if into is None or not _are_alike(into, value):
+                    # Locked memory, which a card writes while the host goes on.
+                    into = torch.empty_like(value, device="cpu", pin_memory=value.is_cuda)
+                used.append(into)
+                if value.is_cuda:
+                    devices.add(value.device)
+                return into.copy_(value.detach(), non_blocking=True)
+            if isinstance(value, Mapping):
+                return {key: copied(each) for key, each in value.items()}
+            if isinstance(value, (list, tuple)):
+                return type(value)([copied(each) for each in value])
+            return value
+
+        found = copied(state)
+        for device in devices:
+            torch.cuda.synchronize(device)
+        return cls(found, used)
+
+
+def _are_alike(one: Tensor, other: Tensor) -> bool:
+    return (one.shape, one.stride(), one.dtype) == (other.shape, other.stride(), other.dtype)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Makes the target the same file as the source, at once; a copy where the disk has no hard links."""
+    temporary = target.with_name(f".{target.name}.{os.urandom(16).hex()}.tmp")
+    try:
+        os.link(source, temporary)
+    except OSError:
+        with source.open("rb") as file:
+            write_atomically(target, lambda copy: shutil.copyfileobj(file, copy))
+        return
+    os.replace(temporary, target)
+    with contextlib.suppress(FileNotFoundError):
+        temporary.unlink()  # where both were one file already, renaming does nothing
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint to the CPU, holding every tensor to its checksum and running none of its code.
+
+    Raises:
+        InputError: where the file is missing, torn or none of ours.
+    """
+    if not path.is_file():
+        raise InputError(f"checkpoint {path} does not exist: name a latest.pt, or start without --resume.")
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch writes CRC-32s, and does not look at them
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"{damaged} is not what was written")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    # A torn or foreign file fails in many ways: BadZipFile, UnpicklingError, RuntimeError, EOFError, ...
+    except Exception as error:
+        reason = f"{type(error).__name__}: {one_line(error, 120)}"
+        raise InputError(f"{path} cannot be read as a checkpoint ({reason}): name another, or auto.") from error
+    found = state.get("format") if isinstance(state, dict) else None
+    if found is None:
+        raise InputError(f"{path} is no checkpoint of a run: name a latest.pt; weights go to finetune --weights.")
+    if found != FORMAT:
+        raise InputError(f"checkpoint {path} has format {found}, this version reads {FORMAT}: name a run's latest.pt.")
+    missing = [key for key in KEYS if key not in state]
+    if missing:
+        raise InputError(f"checkpoint {path} lacks {', '.join(missing)}: take an older one, or start a new run.")
+    return dict(state)
+
+
+def newest(folder: Path, say: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint of a run that can be read, and what it holds; None where there is none at all.
+
+    Args:
+        folder: the run's.
+        say: told of each that cannot be read.
+
+    Raises:
+        InputError: where there are some, and none can be read.
+    """
+    failed: InputError | None = None
+    for path in _newest_first(folder):
+        try:
+            return path, load_checkpoint(path)
+        except InputError as error:
+            failed = error
+            say(f"[Warning] Skipped: {error}")
+    if failed is not None:
+        raise InputError(f"no checkpoint of {folder} can be read: start a new run in another folder.") from failed
+    return None
+
+
+def readable(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The checkpoints of a run that can be read, and what they hold."""
+    for path in _newest_first(folder):
+        with contextlib.suppress(InputError):
+            yield path, load_checkpoint(path)
+
+
+def _newest_first(folder: Path) -> Iterator[Path]:
+    kept = sorted((path for path in folder.glob("epoch-*.pt") if _EPOCH.fullmatch(path.name)), reverse=True)
+    for path in (folder / LATEST, folder / PREVIOUS, *kept, folder / BEST):
+        if path.is_file():
+            yield path

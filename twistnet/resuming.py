@@ -1,0 +1,106 @@
+"""Which checkpoint a command goes on from, and how the total batch is split over the ranks of this start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from loaders import InputError
+from twistnet.checkpoints import LATEST, load_checkpoint, newest
+from twistnet.recipe import Recipe
+
+AUTO = "auto"
+
+
+def find_checkpoint(
+    resume: Path | None, folder: Path, say: Callable[[str], None]
+) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint that a run goes on from, and what it holds; None for a new run.
+
+    Args:
+        resume: a checkpoint's path; a run's folder, or "auto" for `folder`: the newest there that can be read. With
+            "auto" a folder without any begins a new run.
+        folder: of this run.
+        say: told of checkpoints that cannot be read.
+
+    Raises:
+        InputError: where the one that was named, or all of them, cannot be read, or where going on from it would
+            overwrite one that is further on.
+    """
+    if resume is None:
+        return None
+    if str(resume) == AUTO:
+        return newest(folder, say)
+    if resume.is_dir():
+        found = newest(resume, say)
+        if found is None:
+            raise InputError(f"{resume} holds no checkpoint of a run: name a folder with a {LATEST}, or pass auto.")
+        return found
+    checkpoint = load_checkpoint(resume)
+    latest = resume.with_name(LATEST)
+    if resume.name != LATEST and latest.exists() and not latest.samefile(resume):
+        raise InputError(
+            f"resuming {resume} would overwrite {latest}, which is further on: resume that one, or copy {resume.name} "
+            f"into a folder of its own first."
+        )
+    return resume, checkpoint
+
+
+def run_folder_of(resume: Path | None, folder: Path | None, default: Path, flag: str) -> Path:
+    """The folder of a run: the resumed checkpoint's own, or the one that the user names.
+
+    Raises:
+        InputError: where both are given and differ.
+    """
+    if resume is None or str(resume) == AUTO:
+        return folder or default
+    own = resume if resume.is_dir() else resume.parent
+    if folder is not None and folder.resolve() != own.resolve():
+        raise InputError(f"{flag} {folder} is not the folder of --resume {resume}: leave it out.")
+    return own
+
+
+def split_batch(total: int, world_size: int, stored: Recipe, batch_size: int | None, accumulate: int | None) -> Recipe:
+    """The stored recipe with its total batch split over another number of ranks: that changes no weights' meaning.
+
+    Where neither is given, a rank takes as few passes a step as memory allows, that is with at most the images that
+    it had in one.
+
+    Args:
+        total: samples of a step over all ranks, which stays.
+        world_size: ranks of this start.
+        stored: the checkpoint's recipe.
+        batch_size: a rank's images of a backward pass as the user gave it now; the stored one is no wish.
+        accumulate: backward passes a step, likewise.
+
+    Raises:
+        InputError: where they make another total, or none can.
+    """
+    if accumulate is not None and accumulate < 1:
+        raise InputError(f"accumulate {accumulate} is too small: take at least 1.")
+    if (batch_size, accumulate) in ((stored.batch_size, None), (stored.batch_size, stored.accumulate)):
+        batch_size = accumulate = None  # the command of the first start, which knew of no other number of ranks
+    group = stored.mix_group if stored.mixes else 1
+    if total % world_size or (total // world_size) % group:
+        able = [ranks for ranks in range(1, total // group + 1) if total % (ranks * group) == 0]
+        raise InputError(
+            f"{world_size} ranks cannot share a total batch of {total} in groups of {group} that are mixed: take "
+            f"{_listed(able)} ranks, or start a new run."
+        )
+    own = total // world_size
+    if accumulate is None and batch_size is None:
+        accumulate = next(n for n in range(1, own + 1) if own % n == 0 and own // n <= stored.batch_size)
+    accumulate = accumulate or max(1, own // (batch_size or own))
+    batch_size = batch_size or own // accumulate
+    if batch_size * accumulate != own:
+        raise InputError(
+            f"{world_size} ranks of batch size {batch_size} and {accumulate} accumulated batches make no total batch "
+            f"of {total}, which the run was trained with: choose them so that they do, or leave them out."
+        )
+    return stored.with_changes(batch_size=batch_size, accumulate=accumulate)
+
+
+def _listed(numbers: list[int]) -> str:
+    shown = [str(number) for number in numbers[:12]]
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} or {shown[-1]}"
