@@ -15,13 +15,13 @@ import torch
 from loaders import InputError, open_loader
 from loaders.augment import Augment
 from twistnet import distributed
+from twistnet.checkpoints import load_checkpoint
 from twistnet.evaluate import evaluate
 from twistnet.job import Job
 from twistnet.loss import right_answers
 from twistnet.precision import Precision
 from twistnet.recipe import Recipe
 from twistnet.recipes import NAMES, named, source
-from twistnet.run_folder import load_checkpoint
 from twistnet.starting import settings
 from twistnet.step import TrainStep
 from twistnet.train import train
