@@ -60,7 +60,7 @@ def everything(step: TrainStep) -> dict[str, torch.Tensor]:
         found |= {f"{place} {name}": torch.as_tensor(value) for name, value in state.items()}
     # LAMB counts its steps in its groups.
     groups = step.optimiser.param_groups
-    found |= {f"steps {place}": torch.tensor(group["step"]) for place, group in enumerate(groups) if "step" in group}
+    found |= {f"steps {place}": torch.as_tensor(group["step"]) for place, group in enumerate(groups) if "step" in group}
     return copy.deepcopy(found)
 
 

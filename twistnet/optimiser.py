@@ -13,8 +13,8 @@ def make_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's over two groups: what is decayed, and norms and biases where the recipe spares them.
 
     A parameter of at most one dimension is a norm, a bias or a gate; a model names others that are to be spared in
-    `no_weight_decay()`, as timm's do. torch's fused kernels are used on a card, since they keep the loss scaler's check
-    there.
+    `no_weight_decay()`, as timm's do. torch's fused kernels leave a step out by themselves where its gradient is not
+    finite, so that nothing waits for the device to hear of it.
     """
     spared_names: set[str] = getattr(model, "no_weight_decay", set)()
     decayed: list[nn.Parameter] = []
@@ -25,15 +25,14 @@ def make_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
             (decayed if plain or recipe.decay_norms_and_biases else spared).append(parameter)
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
-    fused = decayed[0].is_cuda
     lr = 0.0  # set before every step, from the schedule
     if recipe.optimiser == "lamb":
         lamb: torch.optim.Optimizer = create_optimizer_v2(groups, opt="lamb", lr=lr)
         return lamb
     if recipe.optimiser == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, fused=fused)
-    sgd = torch.optim.SGD(groups, lr=lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused)
-    if fused and recipe.momentum:
+        return torch.optim.AdamW(groups, lr=lr, fused=True)
+    sgd = torch.optim.SGD(groups, lr=lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=True)
+    if recipe.momentum:
         # As a first step would make them: the fused one leaves them unset where it is the one that is skipped.
         for parameter in (*decayed, *spared):
             sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
