@@ -31,14 +31,21 @@ class Cost:
         """As work of a resource that does one second's work in a second."""
         return Use(resource=resource, amount=batch_size * self.seconds, limit=1.0)
 
+    def times(self, factor: float) -> Cost:
+        """Of so many times the work."""
+        return Cost(seconds=factor * self.seconds, core_s=factor * self.core_s)
+
     @classmethod
     def of(cls, rate: Rate) -> Cost:
         """As a bench has measured it."""
         return cls(seconds=1 / rate.median, core_s=rate.core_s)
 
 
-def _in_company(decode: Cost, step: Cost, company: Mapping[str, float], cores: float) -> dict[str, float]:
+def in_company(decode: Cost, step: Cost, company: Mapping[str, float], cores: float) -> dict[str, float]:
     """What "decode" and "step" get done of their share of the cores, where both work on all of them at once.
+
+    Threads that share cores are slower than their shares: torch's meet after every operator, and then wait for the one
+    that was interrupted.
 
     Args:
         decode: alone.
@@ -62,16 +69,12 @@ class Costs:
     Attributes:
         stages: "read", "decode", "upload", "augment", as far as they take anything, and "step".
         on_card: whether augmentation and step are a card's.
-        company: images a second of "decode" and of "step", both at once on all cores, where that was measured. Threads
-            that share cores are slower than their shares: torch's meet after every operator, and then wait for the one
-            that was interrupted.
-        cores: that there are.
+        in_company: of "decode" and of "step", as `in_company` finds it; empty where that was not measured.
     """
 
     stages: Mapping[str, Cost]
     on_card: bool
-    company: Mapping[str, float] = field(default_factory=dict)
-    cores: float = 1.0
+    in_company: Mapping[str, float] = field(default_factory=dict)
 
     def batches(self, batch_size: int, look_ahead: int = 3) -> Batches:
         """Of this very process."""
@@ -87,8 +90,7 @@ class Costs:
             if name in self.stages:
                 cost = self.stages[name]
                 found[name] = cost.elsewhere("card", batch_size) if self.on_card else cost.on_cores(batch_size)
-        if not self.on_card and self.company:
-            done = _in_company(self.stages["decode"], self.stages["step"], self.company, self.cores)
-            found |= {name: replace(found[name], in_company=factor) for name, factor in done.items()}
+        if not self.on_card:
+            found |= {name: replace(found[name], in_company=share) for name, share in self.in_company.items()}
         step = found.pop("step")
         return Batches(stages=found, step=step, look_ahead=look_ahead)

@@ -11,6 +11,7 @@ from bench.costs import Cost
 from bench.planning import Load, Machine
 from bench.published import Figure
 from bench.reading import Row, newest
+from bench.training import shares_in_company
 from loaders import InputError
 from loaders.cores import usable_cores, usable_memory
 
@@ -77,7 +78,8 @@ def load_here(rows: Sequence[Row], model: str, batch_size: int | None, size: int
     measured_at = int(step.options["size"])
     size = size or measured_at
     scale = (measured_at / size) ** 2
-    scales = {"decode": 1.0, "step": scale}
+    costs = {name: cost_of(row) for name, row in found.items()}
+    augment, upload = costs.get(parts.AUGMENT), costs.get(parts.UPLOAD)
     return Load(
         step=Figure(
             value=step.images_per_s * scale,
@@ -85,13 +87,13 @@ def load_here(rows: Sequence[Row], model: str, batch_size: int | None, size: int
             source=f"train.csv, {_run(step)}, batch {step.options['batch']} at {measured_at} px",
         ),
         step_core_s=0.0 if _card() else step.core_s / scale,
-        augment=cost_of(found[parts.AUGMENT]) if parts.AUGMENT in found else None,
+        augment=augment.times(1 / scale) if augment else None,
+        upload=upload.times(1 / scale) if upload else None,
+        read=costs.get(parts.READ),
         batch_size=batch_size or int(step.options["batch"]),
         size=size,
         gradient_mb=gradient_mb,
-        company={
-            stage: found[name].images_per_s * scales[stage] for stage, name in parts.BESIDE.items() if name in found
-        },
+        in_company=shares_in_company(costs, usable_cores()),
     )
 
 

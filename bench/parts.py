@@ -126,8 +126,7 @@ def _runs(loader: BatchLoader, step: TimedStep, stack: contextlib.ExitStack) -> 
 
     runs = {END_TO_END: Run(call=end_to_end, begin=_some(end_to_end)), LOADER: Run(call=load, begin=_some(load))}
     runs |= {READ: Run(call=reading(plan, stack)), DECODE: Run(call=decoding(plan))}
-    if plan.device.type == "cuda":
-        runs[UPLOAD] = Run(call=uploading(plan))
+    runs[UPLOAD] = Run(call=uploading(plan))
     if plan.augment:
         runs[AUGMENT] = Run(call=augmenting(plan))
     return runs

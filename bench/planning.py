@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from bench.costs import Cost, Costs
 from bench.published import IMAGENET_TRAIN, IMAGENET_VAL, Figure
 from bench.simulation import Batches, Outcome, Use, simulate
-from twistnet.bottleneck import WAITING
 
 VALIDATION_SHARE = 1 / 3  # of a training step's time: the forward pass alone
 FITS = 0.6  # of the memory, for a set that stays in the system's cache: as loaders.paging has it
@@ -21,9 +20,11 @@ class Form:
     Attributes:
         name: for people.
         kb: of an image, in the mean.
-        decode: what an image takes on a core.
+        decode: what an image takes.
+        threads: that it was measured with, and that share the work.
         convert: flags of `twistnet convert` that make it.
         keeps_pixels: whether it holds what was downloaded.
+        least_side: shorter side of its usual photographs in pixels, where it holds smaller ones than were downloaded.
     """
 
     name: str
@@ -31,6 +32,8 @@ class Form:
     decode: Cost
     convert: str
     keeps_pixels: bool
+    threads: int = 1
+    least_side: int = 0
 
     def gb(self, images: int) -> float:
         """Of so many images, in GB."""
@@ -63,6 +66,10 @@ class Machine:
     fabric_gb_per_s: float
     network_gb_per_s: float
 
+    def needed_gib(self, gb: float) -> float:
+        """GiB of memory that a node needs for a set of so many GB to stay in it."""
+        return gb * 1e9 / 2**30 / FITS
+
     def fits(self, gb: float) -> bool:
         """Whether a set stays in the memory of every node."""
         return gb <= self.fitting_gb()
@@ -83,7 +90,10 @@ class Load:
         batch_size: of a card.
         size: side of the images in pixels.
         gradient_mb: that the cards exchange in a step.
-        company: where the processors train, images a second of "decode" and of "step" while both work.
+        upload: what moving an image to the device takes, where it was measured; else the machine's link tells it.
+        read: what reading an image of `read_kb` takes, where it was measured, from wherever it then was.
+        read_kb: kB of such an image.
+        in_company: where the processors train, what "decode" and "step" get done of their shares while both work.
         images: of an epoch.
         val_images: that are scored after each epoch.
     """
@@ -94,7 +104,10 @@ class Load:
     batch_size: int
     size: int
     gradient_mb: float
-    company: Mapping[str, float] = field(default_factory=dict)
+    upload: Cost | None = None
+    read: Cost | None = None
+    read_kb: float = 0.0
+    in_company: Mapping[str, float] = field(default_factory=dict)
     images: int = IMAGENET_TRAIN
     val_images: int = IMAGENET_VAL
 
@@ -125,12 +138,14 @@ def predict(machine: Machine, load: Load, form: Form) -> Prediction:
     batches, capacities = of_batches(machine, load, form)
     outcome = simulate(batches, capacities, ranks=machine.cards)
     total = outcome.batches_per_s * load.batch_size * machine.cards * machine.nodes
-    # Validation has no gradients; that it waits for data as training does is on the safe side.
-    limit = load.step.value / VALIDATION_SHARE * machine.cards * machine.nodes
-    fastest = total if outcome.waited >= WAITING else limit
+    # Validation has no gradients: its steps are shorter, and wait where loading cannot keep up with them.
+    step = batches.step
+    forward = replace(batches, step=replace(step, amount=step.amount * VALIDATION_SHARE), reduce=None)
+    scored = simulate(forward, capacities, ranks=machine.cards).batches_per_s
+    scored *= load.batch_size * machine.cards * machine.nodes
     return Prediction(
         images_per_s=total,
-        epoch_s=load.images / total + load.val_images / min(limit, fastest),
+        epoch_s=load.images / total + load.val_images / scored,
         bound=outcome.bound,
         outcome=outcome,
     )
@@ -139,18 +154,24 @@ def predict(machine: Machine, load: Load, form: Form) -> Prediction:
 def of_batches(machine: Machine, load: Load, form: Form) -> tuple[Batches, Mapping[str, float]]:
     """What a batch takes on the machine, and what the machine has."""
     count, on_card = load.batch_size, bool(machine.card)
-    decode_s = form.decode.core_s * machine.cards / machine.cores  # all threads of a process decode a batch together
+    # All threads of a process decode a batch together.
+    decode_s = form.decode.seconds * form.threads * machine.cards / machine.cores
     costs = {
         "decode": Cost(seconds=decode_s, core_s=form.decode.core_s),
         "step": Cost(seconds=1 / load.step.value, core_s=load.step_core_s),
         **({"augment": load.augment} if load.augment else {}),
     }
-    alone = Costs(stages=costs, on_card=on_card, company=load.company, cores=machine.cores).batches(count)
+    alone = Costs(stages=costs, on_card=on_card, in_company=load.in_company).batches(count)
     more: dict[str, Use] = {}
+    image = 3.0 * load.size**2
+    read_bytes_per_s = load.read_kb * 1e3 / load.read.seconds if load.read else float("inf")
+    link = image / load.upload.seconds if load.upload else machine.link_gb_per_s * 1e9
     if not machine.fits(form.gb(load.images)):
         more["read"] = Use(resource="disk", amount=count * form.kb * 1e3)
-    if on_card:
-        more["upload"] = Use(resource="link", amount=count * 3.0 * load.size**2)
+    elif load.read:
+        more["read"] = Use(resource="memory", amount=count * form.kb * 1e3)
+    if on_card or load.upload:
+        more["upload"] = Use(resource="link", amount=count * image)
     ranks = machine.cards * machine.nodes
     reduce = None
     if ranks > 1:
@@ -159,8 +180,9 @@ def of_batches(machine: Machine, load: Load, form: Form) -> tuple[Batches, Mappi
         reduce = Use(resource="network" if machine.nodes > 1 else "fabric", amount=moved / machine.cards)
     capacities = {
         "cores": machine.cores,
-        "disk": machine.disk_mb_per_s * 1e6,
-        "link": machine.link_gb_per_s * 1e9,
+        "disk": min(machine.disk_mb_per_s * 1e6, read_bytes_per_s),
+        "memory": read_bytes_per_s,
+        "link": link,
         "card": 1.0,
         "fabric": machine.fabric_gb_per_s * 1e9,
         "network": machine.network_gb_per_s * 1e9,

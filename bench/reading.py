@@ -12,8 +12,6 @@ from bench import rows
 from loaders import InputError
 from loaders.errors import one_line
 
-_NUMBERS = ("images_per_s", "low", "high", "ratio", "first_batch_s", "cpu_share", "memory_mib", "card_mib")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
@@ -60,8 +58,8 @@ def read_rows(which: str = "") -> list[Row]:
     """Rows with a rate, in the order in which they were added.
 
     Args:
-        which: a run, a commit or the beginning of one, or a file of rows: CSV, or the JSON of a report; all rows of
-            bench/results unless given.
+        which: a run, a commit or the beginning of one, a folder of rows, or a file of them: CSV, or the JSON of a
+            report; all rows of bench/results unless given.
 
     Raises:
         InputError: where there are none.
@@ -69,13 +67,13 @@ def read_rows(which: str = "") -> list[Row]:
     path = Path(which)
     if path.suffix in (".csv", ".json"):
         return [row for row in _file(path) if row.images_per_s]
-    found = [row for path in sorted(rows.RESULTS.glob("*.csv")) for row in _file(path) if row.images_per_s]
-    if which:
+    is_folder = bool(which) and path.is_dir()
+    folder = path if is_folder else rows.RESULTS
+    found = [row for path in sorted(folder.glob("*.csv")) for row in _file(path) if row.images_per_s]
+    if which and not is_folder:
         found = [row for row in found if row.columns["run"] == which or row.columns["commit"].startswith(which)]
     if not found:
-        raise InputError(
-            f"{rows.RESULTS} has no rows of {which or 'any run'}: give one of the runs {_runs()}, or a file."
-        )
+        raise InputError(f"{folder} has no rows of {which or 'any run'}: give one of the runs {_runs()}, or a file.")
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from bench.plan import guide_rows
+from bench.guide import guide_rows
 from bench.ratios import table
 from bench.reading import Row, read_rows
 from loaders import InputError

@@ -10,10 +10,10 @@ from typing import Literal
 
 import torch
 
-from bench.costs import Cost, Costs
+from bench.costs import Cost, Costs, in_company
 from bench.data import tree_of
 from bench.options import check_positive
-from bench.parts import ALONE, BESIDE, END_TO_END, STEP, part_rates
+from bench.parts import ALONE, BESIDE, DECODE, END_TO_END, STEP, part_rates
 from bench.rows import append_rates
 from bench.simulation import Outcome, simulate
 from bench.steps import TimedStep
@@ -97,10 +97,15 @@ def simulated(parts: Mapping[str, Cost], batch_size: int, *, on_card: bool, core
         cores: that there are.
     """
     stages = {stage: parts[name] for stage, name in ALONE.items() if name in parts}
-    company = {stage: 1 / parts[name].seconds for stage, name in BESIDE.items() if name in parts}
-    costs = Costs(stages=stages, on_card=on_card, company=company, cores=cores)
+    costs = Costs(stages=stages, on_card=on_card, in_company=shares_in_company(parts, cores))
     capacities = {"cores": float(cores), "disk": 1.0, "link": 1.0, "card": 1.0}
     return simulate(costs.batches(batch_size, _LOOK_AHEAD), capacities)
+
+
+def shares_in_company(parts: Mapping[str, Cost], cores: int) -> dict[str, float]:
+    """What decoding and steps get done of their shares of the cores, where that was measured; else empty."""
+    company = {stage: 1 / parts[name].seconds for stage, name in BESIDE.items() if name in parts}
+    return in_company(parts[DECODE], parts[STEP], company, cores) if company else {}
 
 
 def open_for(data: Path, recipe: Recipe, device: torch.device, workers: int) -> BatchLoader:

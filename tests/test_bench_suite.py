@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from bench import parts, rows
 from bench import storage as bench_storage
 from bench import training as bench_training
 from bench import upload as bench_upload
-from bench.compare import differences
+from bench.compare import compare, differences
 from bench.costs import Cost, Costs
 from bench.made_set import make_tree
 from bench.reading import newest, read_rows
@@ -104,13 +105,59 @@ def test_the_rank_test_is_scipys(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(rows, "RUN", run)
         rows.append_rates("x", {name: Rate.of(each) for name, each in rates.items()}, {}, CPU)
     found = {each.subject[1]: each for each in differences(read_rows("a"), read_rows("b"))}
-    p = [scipy.stats.mannwhitneyu(a[name], b[name]).pvalue for name in a]
+    # Beside the last, which is the reference, and that one by its rate.
+    ours, theirs = ({name: np.divide(each[name], each["slower"]) for name in ("same", "faster")} for each in (a, b))
+    pairs = [(ours["same"], theirs["same"]), (ours["faster"], theirs["faster"]), (a["slower"], b["slower"])]
+    p = [scipy.stats.mannwhitneyu(*pair).pvalue for pair in pairs]
     assert [each.p for each in found.values()] == pytest.approx(p)
-    assert [each.adjusted for each in found.values()] == pytest.approx(scipy.stats.false_discovery_control(p))
-    verdicts = ["no difference beyond the spread", "B is faster", "B is slower"]
-    assert [each.verdict for each in found.values()] == verdicts
+    assert [each.against for each in found.values()] == ["slower", "slower", ""]
+    assert found["slower"].verdict == "B is slower"
+    ratio = np.median(theirs["faster"]) / np.median(ours["faster"])
+    assert found["faster"].ratio == pytest.approx(ratio)
+    assert found["faster"].verdict == "B is faster"
     with pytest.raises(InputError, match="nothing to compare"):
         differences(read_rows("a"), [])
+
+
+def test_one_slower_thing_among_a_hundred_is_found(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Though all of B were measured on a day when the machine was a fifth faster."""
+    rng = np.random.default_rng(0)
+    for run, day in (("a", 1.0), ("b", 1.2)):
+        monkeypatch.setattr(rows, "RUN", run)
+        for place in range(49):
+            speed = 100.0 * (0.5 if (run, place) == ("b", 7) else 1.0)
+            ours, theirs = (day * mean * rng.uniform(0.97, 1.03, 5) for mean in (speed, 50.0))
+            rates = {"ours": Rate.of(ours.tolist()), "the peer": Rate.of(theirs.tolist())}
+            rows.append_rates("x", rates, {"set": place}, CPU)
+    found = differences(read_rows("a"), read_rows("b"))
+    ours = [each for each in found if each.subject[1] == "ours"]
+    slower = [each.subject for each in ours if each.verdict == "B is slower"]
+    assert ("x", "ours", "set=7") in slower
+    assert sum(each.verdict != "no difference beyond the spread" for each in ours) <= 3, "by chance one in a hundred"
+    compare("a", "b")
+    said = capsys.readouterr().out
+    assert "x: ours beside the peer (set=7): 0.5" in said
+    assert "of 98 that are the same, 1.0 would by chance" in said
+
+
+def test_comparing_says_what_it_could_not(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for run, more in (("a", "old"), ("b", "new")):
+        monkeypatch.setattr(rows, "RUN", run)
+        rows.append_rates("x", {"thing": Rate.of([1.0, 2, 3, 4]), more: Rate.of([1.0])}, {}, CPU)
+    compare("a", "b")
+    said = capsys.readouterr().out
+    assert "1 things are in A alone, as x old." in said
+    assert "1 things are in B alone, as x new." in said
+    assert "1 have fewer than 5 rounds on a side and cannot differ by this test: raise --rounds." in said
+
+
+def test_folders_are_compared(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows.append_rates("x", {"thing": Rate.of([1.0, 2, 3, 4, 5])}, {}, CPU)
+    shutil.copytree(results, tmp_path / "other")
+    compare(str(results), str(tmp_path / "other"))
+    assert "0 of 1 differ beyond their spread" in capsys.readouterr().out
 
 
 # --- what is measured on ----------------------------------------------------------------------------------------------

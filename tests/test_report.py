@@ -11,14 +11,13 @@ import pytest
 from PIL import Image
 from throttles import THROTTLES
 
-from bench import parts, rows
+from bench import rows
 from bench import training as bench_training
 from bench.commands import COMMANDS
-from bench.costs import Cost
 from bench.page import page
 from bench.ratios import peers, table
 from bench.reading import read_rows
-from bench.timing import Rate, measure
+from bench.timing import Rate
 from loaders import InputError
 from twistnet.__main__ import main
 from twistnet.cli import run
@@ -44,7 +43,7 @@ def test_the_suite_works_and_keeps_nothing(results: Path, capfd: pytest.CaptureF
     assert not results.exists()
 
 
-@pytest.mark.parametrize("stage", ["read", "decode", "augment", "step"])
+@pytest.mark.parametrize("stage", THROTTLES)
 def test_a_slow_stage_is_named_by_bench_report_and_plan(
     stage: str, tree: Path, results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -57,20 +56,13 @@ def test_a_slow_stage_is_named_by_bench_report_and_plan(
     said = (results / "report.html").read_text()
     assert f"Bound by: {stage}." in said
     assert "  bound" in said, "the bar is marked"
-
-
-def test_a_slow_upload_is_named(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Uploads are measured on a card only; here by themselves, beside other stages' rates."""
-    THROTTLES["upload"](monkeypatch, SLOW_S)
-    recipe = bench_training.named("guide").with_changes(batch_size=8, size=32)
-    with bench_training.open_for(tree, recipe, bench_training.choose_device("cpu", 0), 1) as loader:
-        run_ = parts.uploading(loader.plan)
-        rate = measure({"upload": run_}, rounds=1, seconds=0.2, device=loader.plan.device)["upload"]
-    costs = {parts.READ: 1e5, parts.DECODE: 5e3, parts.STEP: 1e3}
-    alone = {name: Cost(seconds=1 / each, core_s=1 / each) for name, each in costs.items()}
-    outcome = bench_training.simulated({**alone, parts.UPLOAD: Cost.of(rate)}, 8, on_card=True, cores=2)
-    assert outcome.bound == "upload"
-    assert 8 * outcome.batches_per_s == pytest.approx(8 / SLOW_S, rel=0.2)
+    decode = ("decode", f"--data_dir={tree}", "--images=8", "--size=32", "--batch_size=8", "--rounds=1")
+    assert bench(*decode, "--seconds=0.2") == 0
+    capsys.readouterr()
+    assert bench("plan", "--model=test_resnet") == 0
+    originals = [line for line in capsys.readouterr().out.splitlines() if " original: " in line]
+    assert len(originals) == 1
+    assert f"bound by {stage}," in originals[0]
 
 
 class _Reader(HTMLParser):
@@ -138,6 +130,6 @@ def test_this_machines_plan_is_of_its_own_rows(
     assert "bound by decode" in said
     assert bench("plan", "--model=test_resnet", "--fix") == 0
     advised = capsys.readouterr().out.splitlines()
-    assert advised[1].startswith("twistnet pretrain --data_dir IMAGENET --model test_resnet --size 32 --batch_size 8")
+    assert advised[1].startswith("twistnet pretrain --data_dir IMAGENET --model test_resnet --epochs 600 --size 32 ")
     assert bench("plan") == 1
     assert "no row of twistnet18 on this machine" in capsys.readouterr().err
