@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -39,6 +40,7 @@ class StagedShardStore(ShardStore):
     def __init__(self, manifest: Manifest, name: str, staging: Staging, opened: tuple[object, ...]) -> None:
         super().__init__(manifest, name, staging.files)
         self._opened = opened
+        weakref.finalize(self, staging.stop)  # whoever has only the store cannot close it
 
     def __reduce__(self) -> tuple[object, tuple[object, ...]]:  # type: ignore[override]
         return (_open_whole, self._opened)
@@ -85,7 +87,7 @@ def open_staged(
         known = ", ".join((*manifest.splits, *manifest.subsets))
         raise InputError(f"{source} has no split {base!r}: it has {known}.")
     if not manifest.splits[base].shards:
-        raise InputError(f"{source} has no shards of split {base!r}, which can be staged: convert with --formats shards.")
+        raise InputError(f"{source} has no shards of split {base!r}, which staging takes: convert --formats shards.")
     place = StagingFolder(folder, data, source, bound, verify)
     manifest = replace(manifest, folder=place.path)
     place.keep(manifest.splits[base].index)
@@ -101,9 +103,7 @@ def open_staged(
 def refuse_url(path: str | Path) -> None:
     """Raises InputError for a URL, where nothing is staged."""
     if is_url(path):
-        raise InputError(
-            f"{shown(path)} is a URL, which is read by way of a local folder: give --stage FOLDER."
-        )
+        raise InputError(f"{shown(path)} is a URL, which is read by way of a local folder: give --stage FOLDER.")
 
 
 def _open_whole(path: str | Path, split: str, folder: Path, bound: int | None, verify: bool) -> Store:

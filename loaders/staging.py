@@ -85,8 +85,15 @@ class Staging:
     def __init__(self, folder: StagingFolder, entries: Sequence[FileEntry]) -> None:
         self.folder = folder
         self._entries = entries
+        self._places = {entry.name: shard for shard, entry in enumerate(entries)}
+        self._here: set[int] = set()  # whole, as far as this process knows
         self.files = [
-            StagedFile(folder.shard(entry), entry.size, functools.partial(self._arrive, shard))
+            StagedFile(
+                folder.shard(entry),
+                entry.size,
+                functools.partial(self._here.__contains__, shard),
+                functools.partial(self._arrive, shard),
+            )
             for shard, entry in enumerate(entries)
         ]
         self._changed = threading.Condition()
@@ -94,7 +101,6 @@ class Staging:
         self._process = os.getpid()
         self._threads: list[threading.Thread] = []
         self._needs: list[Need] = []
-        self._here: set[int] = set()  # as far as this process knows
         self._copying: set[int] = set()
         self._failed: dict[int, InputError] = {}
         self._not_before: dict[int, float] = {}
@@ -102,7 +108,7 @@ class Staging:
         self._next: tuple[int, int] | None = None  # step to plan
         self._plan: deque[_Step] = deque()
         self._planned: dict[int, int] = {}  # in how many planned steps a shard is, in the order of the first one
-        self._marked: set[int] = set()
+        self._marked: dict[int, bool] = {}  # what other processes were told of a shard: that it is needed, or not
         self._tidied = self._refreshed = 0.0
 
     def follow(self, order: Order, shard_of: _Ints, rank: int, world_size: int) -> None:
@@ -177,10 +183,14 @@ class Staging:
                 self._needs.remove(need)
                 self._changed.notify_all()
 
+    def stop(self) -> None:
+        """Tells the threads to end, as far as a finaliser may."""
+        self._stop.set()
+
     def close(self) -> None:
         """Ends the threads."""
         with self._changed:
-            self._stop.set()
+            self.stop()
             self._changed.notify_all()
         give_up = time.monotonic() + _JOIN_S
         for thread in self._threads:
@@ -240,6 +250,8 @@ class Staging:
             failure = InputError(f"{entry.name} cannot be staged ({type(error).__name__}: {error}): try again.")
         with self._changed:
             self._copying.discard(job.shard)
+            while self.folder.removed:
+                self._here.discard(self._places.get(self.folder.removed.pop(), -1))  # or of another split
             if came:
                 self._here.add(job.shard)
             elif failure:
@@ -296,18 +308,17 @@ class Staging:
                 return
             self._tidied = now
             needed = {shard for need in self._needs for shard in need.shards} | set(self._planned)
-            needed &= self._here
-            done, fresh = self._marked - needed, needed - self._marked
             if now - self._refreshed >= REFRESH_S:
-                self._refreshed, fresh = now, needed
-            self._marked = needed
+                self._refreshed, self._marked = now, {shard: False for shard in self._marked if shard not in needed}
+            marks = {shard: shard in needed for shard in self._here}
+            changed = [shard for shard, mark in marks.items() if self._marked.get(shard) != mark]
+            self._marked = marks
         for file in self.files:
             file.forget(if_idle=True)
-        self.folder.mark([self._entries[shard] for shard in done], needed=False)
-        gone = set(self.folder.mark([self._entries[shard] for shard in fresh], needed=True))
+        gone = [shard for shard in changed if not self.folder.mark(self._entries[shard], needed=marks[shard])]
         if gone:
             with self._changed:
-                self._here -= {shard for shard in fresh if self._entries[shard].name in gone}
+                self._here.difference_update(gone)
 
 
 def _too_small(order: Order, needed: int, whole: int, bound: int) -> str:

@@ -20,7 +20,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TextIO
@@ -71,6 +71,7 @@ class StagingFolder:
         self.path = self.root / hashlib.sha256(manifest).hexdigest()[:32]
         self._shards, self._source, self._verify = self.path / _SHARDS, source, verify
         self._seen_whole: set[str] = set()  # by this process
+        self.removed: list[str] = []  # names of this set's shards that made room, for who wants to know
         try:
             self._shards.mkdir(parents=True, exist_ok=True)
             with take_lock(self.root / ".lock", wait=True):
@@ -132,9 +133,7 @@ class StagingFolder:
                 lock.unlink(missing_ok=True)
         return True
 
-    def _bring(
-        self, path: Path, entry: FileEntry, kept: Collection[str], urgent: bool, stop: threading.Event
-    ) -> None:
+    def _bring(self, path: Path, entry: FileEntry, kept: Collection[str], urgent: bool, stop: threading.Event) -> None:
         if self._is_recorded(path, entry):
             return
         if not (path.exists() and _is(path, entry)):
@@ -145,17 +144,14 @@ class StagingFolder:
         write_atomically(_record_of(path), lambda file: file.write(state))
         self._seen_whole.add(entry.name)
 
-    def mark(self, entries: Iterable[FileEntry], *, needed: bool) -> list[str]:
-        """Says that shards are needed now or soon, or no more; gives the names of those that are gone."""
-        now = time.time()
-        at = now if needed else now - _FORGOTTEN_S
-        gone = []
-        for entry in entries:
-            try:
-                os.utime(_record_of(self.shard(entry)), (at, at))
-            except OSError:
-                gone.append(entry.name)
-        return gone
+    def mark(self, entry: FileEntry, *, needed: bool) -> bool:
+        """Tells other processes that a shard is needed now or soon, or no more; whether it is still there."""
+        at = time.time() - (0.0 if needed else _FORGOTTEN_S)
+        try:
+            os.utime(_record_of(self.shard(entry)), (at, at))
+        except OSError:
+            return False
+        return True
 
     def _fill(
         self, file: BinaryIO, entry: FileEntry, kept: Collection[str], urgent: bool, stop: threading.Event
@@ -174,9 +170,13 @@ class StagingFolder:
         for each in sorted(staged):
             if over <= 0:
                 return
-            mine = each.path.parent == self._shards and each.path.name in kept
-            if not mine and (urgent or each.needed_at <= forgotten) and _remove(each.path):
+            mine = each.path.parent == self._shards
+            if mine and each.path.name in kept:
+                continue
+            if (urgent or each.needed_at <= forgotten) and _remove(each.path):
                 over -= each.size
+                if mine:
+                    self.removed.append(each.path.name)
         if over > 0:
             raise _Full
 

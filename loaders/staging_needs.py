@@ -28,7 +28,7 @@ def most_at_once(order: Order, shard_of: _Ints, sizes: _Ints) -> int:
     if order.shuffle == "global" or (order.shuffle == "window" and windows <= together):
         return int(sizes[np.unique(shard_of)].sum())
     if order.shuffle == "none":
-        batches = (order.batch(0, step)[0] for step in range(len(order)))
+        batches = (order.batch(epoch, step)[0] for epoch in range(order.repeats) for step in range(len(order)))
         return max(int(sizes[np.unique(shard_of[ids])].sum()) for ids in batches)
     holds = np.zeros((-(-order.num_samples // order.chunk), len(sizes)), dtype=np.bool_)  # chunk, shard
     holds[np.arange(order.num_samples) // order.chunk, shard_of] = True

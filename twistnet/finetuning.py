@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -62,7 +63,8 @@ def finetune_fold(
     Raises:
         InputError: for data, weights or settings that cannot be used.
     """
-    if job.data_dir.is_dir() and not is_dtd(job.data_dir) and not is_converted(job.data_dir):
+    folder = job.data_dir if isinstance(job.data_dir, Path) and job.data_dir.is_dir() else None
+    if folder and not is_dtd(folder) and not is_converted(folder):
         raise InputError(f"{job.data_dir} is no DTD folder: it must hold images/<class>/ and labels/train1.txt.")
     best = RunFolder(job.run_dir).best
     if checkpoint is not None and checkpoint["epoch"] >= recipe.epochs and not best.exists():

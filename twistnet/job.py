@@ -15,7 +15,7 @@ class Job:
     """A training run: where its data and its files are, and how this machine is used. None of it changes the weights.
 
     Attributes:
-        data_dir: the data set's folder.
+        data_dir: the data set's folder; with `stage` also the URL of a converted set.
         train_split: name of the split to train on.
         val_split: name of the split that is scored after every epoch.
         run_dir: where the run's files go.
@@ -25,6 +25,8 @@ class Job:
         decoder: what makes pixels of bytes.
         max_bad: largest share of a split's images that a process may replace.
         verify: whether every image is held to its checksum.
+        stage: folder on a local disk that shards are copied to while they are needed; None: they are read in place.
+        stage_gb: how much they may take there; None: what the disk has.
         publish_to: the folder that final weights are copied to by the command; kept in checkpoints.
         compile: whether the model is compiled, as `TrainStep` takes it.
         profile: steps to profile after the first few; 0: none.
@@ -32,7 +34,7 @@ class Job:
         checkpoint_minutes: least time between checkpoints inside an epoch; one is taken after every epoch as well.
     """
 
-    data_dir: Path
+    data_dir: str | Path
     train_split: str = "train"
     val_split: str = "val"
     run_dir: Path
@@ -42,6 +44,8 @@ class Job:
     decoder: str = "auto"
     max_bad: float = 0.0
     verify: bool = False
+    stage: Path | None = None
+    stage_gb: float | None = None
     publish_to: Path | None = None
     compile: Compile = "auto"
     profile: int = 0
@@ -55,6 +59,10 @@ class Job:
             raise InputError(f"profile {self.profile} is negative: it counts steps, from 0 for none.")
         if self.workers is not None and self.workers < 1:
             raise InputError(f"workers {self.workers} is too small: take at least 1, or leave it out.")
+        if self.stage_gb is not None and self.stage is None:
+            raise InputError(f"stage_gb {self.stage_gb:g} bounds a staging folder: name it with --stage.")
+        if self.stage_gb is not None and self.stage_gb <= 0:
+            raise InputError(f"stage_gb {self.stage_gb:g} is too small: take more than 0, or leave it out.")
         if self.checkpoint_minutes < 0:
             raise InputError(f"checkpoint_minutes {self.checkpoint_minutes} is negative: take 0 or more.")
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from loaders import InputError
 from loaders.choosing import same_pixels
 from loaders.errors import one_line
+from loaders.sources import shown
 from twistnet import environment, signals
 from twistnet.advice import Setting
 from twistnet.buffers import average_buffers, gather_buffers, set_buffers
@@ -137,7 +138,7 @@ class _Run:
         alone = [name for name in ("sync_batch_norm", "compress_gradients") if getattr(self.recipe, name)]
         if alone and self.world.world_size == 1:
             progress.say(f"{' and '.join(alone)} without effect: there is one process.")
-        progress.say(f"Reading {self.job.data_dir}: {self.train_loader.choice}")
+        progress.say(f"Reading {shown(self.job.data_dir)}: {self.train_loader.choice}")
         self.profile = Profile(
             self.job.profile if self.world.is_main else 0, self.folder.path, self.world.device, progress.say
         )
