@@ -84,11 +84,11 @@ def test_two_ranks_copy_each_shard_once_and_read_what_one_would(
 def test_after_a_kill_in_the_middle_of_a_copy_the_next_run_goes_on(
     many_shards: Path, tmp_path: Path, server: Server
 ) -> None:
-    stay = threading.Event()
+    stay, whole_ones = threading.Event(), iter(range(3))
 
     def behave(name: str, _: int, handler: BaseHTTPRequestHandler) -> bool:
-        """Sends a half of the later shards, and waits."""
-        if name < "train-000012" or not name.endswith(".tar") or stay.is_set():
+        """Sends three whole shards, then halves, and waits."""
+        if not name.endswith(".tar") or stay.is_set() or next(whole_ones, None) is not None:
             return False
         data = (many_shards / name).read_bytes()
         answer(handler, data[: len(data) // 2], len(data))
@@ -97,7 +97,7 @@ def test_after_a_kill_in_the_middle_of_a_copy_the_next_run_goes_on(
 
     server.behave = behave
     killed = reader(server.url, tmp_path)
-    wait_until(lambda: list(tmp_path.glob("*/shards/.*.tmp")) and len(staged(tmp_path)) >= 2, 60)
+    wait_until(lambda: list(tmp_path.glob("*/shards/.*.tmp")) and len(staged(tmp_path)) == 3, 60)
     time.sleep(0.2)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()

@@ -63,8 +63,8 @@ def finetune_fold(
     Raises:
         InputError: for data, weights or settings that cannot be used.
     """
-    folder = job.data_dir if isinstance(job.data_dir, Path) and job.data_dir.is_dir() else None
-    if folder and not is_dtd(folder) and not is_converted(folder):
+    data = job.data_dir if isinstance(job.data_dir, Path) and job.data_dir.is_dir() else None
+    if data and not is_dtd(data) and not is_converted(data):
         raise InputError(f"{job.data_dir} is no DTD folder: it must hold images/<class>/ and labels/train1.txt.")
     best = RunFolder(job.run_dir).best
     if checkpoint is not None and checkpoint["epoch"] >= recipe.epochs and not best.exists():
