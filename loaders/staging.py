@@ -251,7 +251,9 @@ class Staging:
         with self._changed:
             self._copying.discard(job.shard)
             while self.folder.removed:
-                self._here.discard(self._places.get(self.folder.removed.pop(), -1))  # or of another split
+                shard = self._places.get(self.folder.removed.pop(), -1)  # or it is another split's
+                if shard >= 0 and not self.files[shard].path.exists():  # else another thread has brought it back
+                    self._here.discard(shard)
             if came:
                 self._here.add(job.shard)
             elif failure:

@@ -119,18 +119,13 @@ class StagingFolder:
             Stopped: where `stop` was set.
         """
         path = self.shard(entry)
-        lock = _lock_of(path)
-        try:
-            held = take_lock(lock)
-        except BlockingIOError:
-            return False
-        with held, self._explained(entry):
+        with _not_copied(path) as free, self._explained(entry):
+            if not free:
+                return False
             try:
                 self._bring(path, entry, kept, urgent, stop)
             except (_Full, FileNotFoundError):  # or another process has removed it already
                 return False
-            finally:
-                lock.unlink(missing_ok=True)
         return True
 
     def _bring(self, path: Path, entry: FileEntry, kept: Collection[str], urgent: bool, stop: threading.Event) -> None:
@@ -165,7 +160,7 @@ class StagingFolder:
         staged, coming = self._look()
         over = sum(each.size for each in staged) + sum(coming.values()) + size - self.bound
         if over > 0:
-            over -= sum(coming[path] for path in coming if self._was_left(path))
+            over -= sum(coming[path] for path in coming if _remove_left(path))
         forgotten = time.time() - _FORGOTTEN_S
         for each in sorted(staged):
             if over <= 0:
@@ -182,34 +177,25 @@ class StagingFolder:
 
     def _look(self) -> tuple[list[_Staged], dict[Path, int]]:
         """The whole shards of all sets, and the sizes of those that are being copied."""
-        staged: list[_Staged] = []
+        staged: dict[Path, _Staged] = {}
         coming: dict[Path, int] = {}
         sets = [path / _SHARDS for path in self.root.iterdir() if _SET.fullmatch(path.name)]
         for path in (path for folder in sets if folder.is_dir() for path in folder.iterdir()):
-            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                if not path.name.startswith("."):
+            named = _TEMPORARY.fullmatch(path.name)
+            if named:
+                try:
+                    coming[path] = path.stat().st_size
+                    continue
+                except FileNotFoundError:  # it has become whole since the folder was listed
+                    path = path.with_name(named[1])
+            if not path.name.startswith("."):
+                with contextlib.suppress(FileNotFoundError):  # removed meanwhile
                     status = path.stat()
                     needed_at = status.st_mtime
                     with contextlib.suppress(FileNotFoundError):
                         needed_at = _record_of(path).stat().st_mtime
-                    staged.append(_Staged(needed_at, path, status.st_size))
-                elif _TEMPORARY.fullmatch(path.name):
-                    coming[path] = path.stat().st_size
-        return staged, coming
-
-    def _was_left(self, temporary: Path) -> bool:
-        """Removes an unfinished copy whose process is gone; whether it was one."""
-        named = _TEMPORARY.fullmatch(temporary.name)
-        assert named
-        lock = _lock_of(temporary.with_name(named[1]))
-        try:
-            held = take_lock(lock)
-        except BlockingIOError:
-            return False
-        with held:
-            temporary.unlink(missing_ok=True)
-            lock.unlink(missing_ok=True)
-        return True
+                    staged[path] = _Staged(needed_at, path, status.st_size)
+        return list(staged.values()), coming
 
     def _is_recorded(self, path: Path, entry: FileEntry) -> bool:
         """Whether it was held to its checksum, and has not changed since."""
@@ -267,14 +253,43 @@ def _is(path: Path, entry: FileEntry) -> bool:
 
 
 def _remove(shard: Path) -> bool:
-    """Removes a shard, unless any process uses it."""
-    try:
-        with shard.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shard.unlink()
-    except FileNotFoundError:
-        return True  # another process has
-    except OSError:
-        return False
-    _record_of(shard).unlink(missing_ok=True)
+    """Removes a shard, unless any process uses it or copies it anew; whether it is gone."""
+    with _not_copied(shard) as free:
+        if not free:
+            return False
+        try:
+            with shard.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shard.unlink()
+                _record_of(shard).unlink(missing_ok=True)
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
     return True
+
+
+def _remove_left(temporary: Path) -> bool:
+    """Removes an unfinished copy, unless a process is at it; whether it is gone."""
+    named = _TEMPORARY.fullmatch(temporary.name)
+    assert named
+    with _not_copied(temporary.with_name(named[1])) as free:
+        if free:
+            temporary.unlink(missing_ok=True)
+    return free
+
+
+@contextlib.contextmanager
+def _not_copied(shard: Path) -> Iterator[bool]:
+    """Whether nobody copies a shard, and then keeps others from it."""
+    lock = _lock_of(shard)
+    try:
+        held = take_lock(lock)
+    except BlockingIOError:
+        yield False
+        return
+    with held:
+        try:
+            yield True
+        finally:
+            lock.unlink(missing_ok=True)
