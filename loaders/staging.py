@@ -1,7 +1,7 @@
 """Copies shards from a slow or shared place to a local folder, ahead of the batches that need them.
 
     begin(epoch, step, ids) -> Need     the loader's first thread, some batches ahead
-    _plan                               the steps after it, into the next epoch, as far as the bound goes
+    Plan                                the batches after it, into the next epoch, as far as the bound goes
     StagingFolder.bring                 a few threads: first what begun batches need, then what the plan names
     Need.wait, decode, Need.close       the batch's shards are there, and stay
 
@@ -15,7 +15,6 @@ import functools
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -30,20 +29,15 @@ from loaders.sources import Stopped
 from loaders.staging_files import StagedFile
 from loaders.staging_folder import REFRESH_S, StagingFolder
 from loaders.staging_needs import most_at_once
+from loaders.staging_plan import Plan
 
 _COPIES = 4  # at once: one stream of an object store does not fill a link
-_PLANNED = 4096  # steps
 _AGAIN_S = 0.3  # after which a shard that another process copies, or that found no room, is tried again
 _POLL_S = 0.1
 _JOIN_S = 2.0  # who reads from a server that says nothing ends when it is given up
 _CLOSED = "the staging of this set was closed: open it again."
 
 _Ints = npt.NDArray[np.int64]
-
-
-class _Step(NamedTuple):
-    at: tuple[int, int]  # epoch and step
-    shards: list[int]
 
 
 class _Job(NamedTuple):
@@ -104,10 +98,8 @@ class Staging:
         self._copying: set[int] = set()
         self._failed: dict[int, InputError] = {}
         self._not_before: dict[int, float] = {}
-        self._order: Order | None = None
-        self._next: tuple[int, int] | None = None  # step to plan
-        self._plan: deque[_Step] = deque()
-        self._planned: dict[int, int] = {}  # in how many planned steps a shard is, in the order of the first one
+        self._broken: Exception | None = None
+        self._plan: Plan | None = None
         self._marked: dict[int, bool] = {}  # what other processes were told of a shard: that it is needed, or not
         self._tidied = self._refreshed = 0.0
 
@@ -127,12 +119,10 @@ class Staging:
         needed, bound = most_at_once(order, shard_of, sizes), self.folder.bound
         if needed > bound:
             raise InputError(_too_small(order, needed, int(sizes[np.unique(shard_of)].sum()), bound))
-        self._shard_of, self._rank, self._world_size = shard_of, rank, world_size
-        self._all = len(np.unique(shard_of))
-        self._order = order
+        self._plan = Plan(order, shard_of, rank, world_size)
 
     def begin(self, epoch: int, step: int, ids: _Ints, stopped: Callable[[], bool]) -> Need:
-        """To be called for the batches in their order; the plan goes on behind this one.
+        """To be called after `follow` for the batches in their order.
 
         Args:
             epoch: the batch's.
@@ -140,14 +130,10 @@ class Staging:
             ids: (B,) its samples.
             stopped: whether nobody waits for it any more.
         """
-        need = Need(self, np.unique(self._shard_of[ids]).tolist(), stopped)
+        assert self._plan
+        need = Need(self, self._plan.shards_of(ids), stopped)
         with self._changed:
-            if self._plan and self._plan[0].at == (epoch, step):
-                self._drop_planned()
-            else:
-                self._plan.clear()
-                self._planned.clear()
-                self._next = self._after(epoch, step)
+            self._plan.begin(epoch, step)
             self._add(need)
         return need
 
@@ -158,6 +144,8 @@ class Staging:
                 while not self._here.issuperset(need.shards):
                     if self._stop.is_set() or need.stopped():
                         raise InputError(_CLOSED)
+                    if self._broken:
+                        raise InputError(f"staging has ended ({self._broken!r}): start again.") from self._broken
                     for shard in need.shards:
                         if shard in self._failed:
                             raise InputError(str(self._failed[shard])) from self._failed[shard]
@@ -224,6 +212,14 @@ class Staging:
         self._changed.notify_all()
 
     def _run(self) -> None:
+        try:
+            self._work()
+        except Exception as error:  # who waits for this thread would wait for ever
+            with self._changed:
+                self._broken = error
+                self._changed.notify_all()
+
+    def _work(self) -> None:
         while not self._stop.is_set():
             with self._changed:
                 job = self._next_job()
@@ -270,37 +266,25 @@ class Staging:
             for shard in need.shards:
                 if self._is_missing(shard):
                     return _Job(shard, kept, urgent=True)
-        kept.update(self._planned)
+        if not self._plan:
+            return None
+        planned = self._plan.shards
+        kept.update(planned)
         room = self.folder.bound - sum(self._entries[shard].size for shard in kept)
-        missing = [shard for shard in self._planned if self._is_missing(shard)] if room >= 0 else []
-        while not missing and self._order and self._next and len(self._planned) < self._all:
-            ids, *_ = self._order.slice(*self._next, self._rank, self._world_size)
-            step = _Step(self._next, np.unique(self._shard_of[ids]).tolist())
+        missing = [shard for shard in planned if self._is_missing(shard)] if room >= 0 else []
+        while not missing and (step := self._plan.following()):
             room -= sum(self._entries[shard].size for shard in step.shards if shard not in kept)
-            if room < 0 or len(self._plan) == _PLANNED:
+            if room < 0:
                 return None
+            self._plan.add(step)
             kept.update(step.shards)
             missing = [shard for shard in step.shards if self._is_missing(shard)]
-            for shard in step.shards:
-                self._planned[shard] = self._planned.get(shard, 0) + 1
-            self._plan.append(step)
-            self._next = self._after(*self._next)
         return _Job(missing[0], kept, urgent=False) if missing else None
 
     def _is_missing(self, shard: int) -> bool:
         if shard in self._here or shard in self._copying or shard in self._failed:
             return False
         return self._not_before.get(shard, 0.0) <= time.monotonic()
-
-    def _after(self, epoch: int, step: int) -> tuple[int, int]:
-        assert self._order
-        return (epoch, step + 1) if step + 1 < len(self._order) else (epoch + 1, 0)
-
-    def _drop_planned(self) -> None:
-        for shard in self._plan.popleft().shards:
-            self._planned[shard] -= 1
-            if not self._planned[shard]:
-                del self._planned[shard]
 
     def _tidy(self) -> None:
         """Lets go of what is idle, and tells other processes what is needed."""
@@ -309,7 +293,8 @@ class Staging:
             if now - self._tidied < _AGAIN_S:
                 return
             self._tidied = now
-            needed = {shard for need in self._needs for shard in need.shards} | set(self._planned)
+            needed = {shard for need in self._needs for shard in need.shards}
+            needed.update(self._plan.shards if self._plan else ())
             if now - self._refreshed >= REFRESH_S:
                 self._refreshed, self._marked = now, {shard: False for shard in self._marked if shard not in needed}
             marks = {shard: shard in needed for shard in self._here}

@@ -298,3 +298,39 @@ def test_needs_are_never_less_than_those_of_a_batch() -> None:
             for step in range(len(order))
         )
         assert most <= most_at_once(order, shard_of, size) <= size.sum()
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_training_and_validation_take_turns_within_a_bound(many_shards: Path, tmp_path: Path) -> None:
+    """Neither fits beside what the other one has brought for its next epoch."""
+    bound = needed(many_shards, stage=tmp_path)
+    options = {"stage": tmp_path, "stage_bytes": bound}
+    with opened(many_shards, shuffle="window", **options) as train, opened(many_shards, "val", 4, **options) as val:
+        for epoch in range(3):
+            assert sum(int(batch.valid.sum()) for batch in train.epoch(epoch)) == 120
+            assert sum(int(batch.valid.sum()) for batch in val.epoch(0)) == 6
+    assert sizes(tmp_path, "*/shards/*.tar") <= bound
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_epochs_that_are_left_early_give_their_shards_free(many_shards: Path, tmp_path: Path) -> None:
+    bound = needed(many_shards, stage=tmp_path)
+    direct = delivered(opened(many_shards, shuffle="window"))
+    with opened(many_shards, shuffle="window", stage=tmp_path, stage_bytes=bound) as loader:
+        for start in (0, 9, 3, 12, 0):
+            batches = loader.epoch(0, start)
+            assert next(batches).ids.tolist() == direct[start][0]
+        left = loader.epoch(0, 14)
+        assert [batch.ids.tolist() for batch in loader.epoch(0)] == [ids for ids, _, _ in direct]
+        assert next(left).ids.tolist() == direct[14][0], "two epochs at once"
+
+
+def test_a_thread_that_dies_is_told_to_who_waits(
+    many_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loaders.staging.Staging._tidy", lambda _: 1 // 0)
+    with (
+        opened(many_shards, stage=tmp_path) as loader,
+        pytest.raises(InputError, match=r"staging has ended .ZeroDivisionError"),
+    ):
+        next(loader.epoch(0))
