@@ -129,9 +129,18 @@ class Staging:
             step: likewise.
             ids: (B,) its samples.
             stopped: whether nobody waits for it any more.
+
+        Raises:
+            InputError: where it needs more than the bound, which `follow` may miss in an epoch far ahead.
         """
         assert self._plan
         need = Need(self, self._plan.shards_of(ids), stopped)
+        needed = sum(self._entries[shard].size for shard in need.shards)
+        if needed > self.folder.bound:
+            raise InputError(
+                f"batch {step} of epoch {epoch} needs {needed:,} bytes of shards at once where "
+                f"{self.folder.bound:,} are allowed: raise --stage_gb to {_gigabytes(needed)}."
+            )
         with self._changed:
             self._plan.begin(epoch, step)
             self._add(need)
@@ -310,7 +319,7 @@ class Staging:
 
 def _too_small(order: Order, needed: int, whole: int, bound: int) -> str:
     limit = f"a staging folder of {bound / 1e9:,.3f} GB is too small"
-    enough = f"{needed:,} bytes (--stage_gb {-(-needed // 10**6) / 1000})"
+    enough = f"{needed:,} bytes (--stage_gb {_gigabytes(needed)})"
     if order.shuffle == "global":
         return (
             f"{limit} for a global shuffle, which needs the whole {whole / 1e9:,.3f} GB at once: allow {enough}, "
@@ -320,3 +329,8 @@ def _too_small(order: Order, needed: int, whole: int, bound: int) -> str:
         f"{limit} for the shards that a batch may need at once, of {whole / 1e9:,.3f} GB: allow {enough}, or convert "
         "into smaller shards (--shard_size)."
     )
+
+
+def _gigabytes(size: int) -> float:
+    """Of bytes, rounded up to three digits."""
+    return -(-size // 10**6) / 1000

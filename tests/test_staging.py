@@ -334,3 +334,14 @@ def test_a_thread_that_dies_is_told_to_who_waits(
         pytest.raises(InputError, match=r"staging has ended .ZeroDivisionError"),
     ):
         next(loader.epoch(0))
+
+
+def test_a_batch_that_can_never_have_all_its_shards_is_refused(
+    many_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loaders.staging.most_at_once", lambda *_: 0)
+    with (
+        opened(many_shards, stage=tmp_path, stage_bytes=100_000) as loader,
+        pytest.raises(InputError, match=r"batch 0 of epoch 0 needs [\d,]+ bytes .* 100,000 are allowed"),
+    ):
+        next(loader.epoch(0))
