@@ -1,6 +1,7 @@
 """The loader that every store and decoder runs behind.
 
     Order.slice(epoch, step) -> ids, keys        this thread ahead of the consumer's, `look_ahead` batches
+    Need.wait                                    of a staged set, until its shards have come (loaders/staging.py)
     Store.read                                   `num_threads` threads
     Decoder.sizes, crop boxes,
     Decoder.decode -> uint8 (B, size, size, 3)   two threads, a batch each, and the decoder's own (loaders/decoding.py)
@@ -35,6 +36,7 @@ from loaders.order import Order
 from loaders.paging import Paging
 from loaders.prefetch import Prefetch
 from loaders.stages import StageClock
+from loaders.staging import Need, Staging
 from loaders.transfer import Handover, HostBuffers
 from loaders.types import Batch, Decoder, Store
 
@@ -51,6 +53,7 @@ class _Decoding(NamedTuple):
     keys: npt.NDArray[np.int64]  # of the draws
     valid: npt.NDArray[np.bool_]
     pixels: Tensor
+    need: Need | None  # of staged shards
     task: Future[npt.NDArray[np.int64]]
 
 
@@ -59,6 +62,7 @@ class Plan:
     """What a loader delivers; its fields are the parameters of `loaders.open_loader`, resolved."""
 
     store: Store
+    staging: Staging | None = None
     decoder: Decoder
     order: Order
     crops: CropPolicy
@@ -227,8 +231,9 @@ class BatchLoader:
         return self.plan.store.key(sample)
 
     def seconds(self) -> Mapping[str, float]:
-        """Seconds since the loader was opened: "read" and "decode", in which two batches may be at once; "buffer", for
-        memory that an upload still reads; "upload" and "augment"; and "wait", which the consumer spent in `next()`."""
+        """Seconds since the loader was opened: "read" and "decode", in which two batches may be at once, as in "stage",
+        for shards that have yet to come; "buffer", for memory that an upload still reads; "upload" and "augment"; and
+        "wait", which the consumer spent in `next()`."""
         return self._clock.seconds()
 
     def close(self) -> None:
@@ -239,6 +244,8 @@ class BatchLoader:
         for pool in (self._batches, self._readers):
             pool.shutdown(cancel_futures=True)
         self.plan.decoder.close()
+        if self.plan.staging:
+            self.plan.staging.close()
 
     def _ahead(
         self, epoch: int, start: int, size: int, stopped: Callable[[], bool]
@@ -248,29 +255,44 @@ class BatchLoader:
             for step in range(start, len(self)):
                 if stopped():
                     return
-                ahead.append(self._begin(epoch, step, size))
+                ahead.append(self._begin(epoch, step, size, stopped))
                 if len(ahead) > self._look_ahead:
                     yield self._finish(epoch, ahead.popleft(), size)
             while ahead and not stopped():
                 yield self._finish(epoch, ahead.popleft(), size)
         finally:
             for decoding in ahead:
-                decoding.task.cancel()
+                if decoding.task.cancel() and decoding.need:
+                    decoding.need.close()
 
-    def _begin(self, epoch: int, step: int, size: int) -> _Decoding:
+    def _begin(self, epoch: int, step: int, size: int, stopped: Callable[[], bool]) -> _Decoding:
         plan = self.plan
         ids, valid, keys = plan.order.slice(epoch, step, plan.rank, plan.world_size)
+        need = plan.staging.begin(epoch, step, ids, stopped) if plan.staging else None
         self._paging.before(epoch, step, ids)
         with self._clock.stage("buffer"), self._on_stream():
             if plan.decoder.on_device:
                 pixels = torch.empty((plan.batch_size, size, size, 3), dtype=torch.uint8, device=plan.device)
             else:
                 pixels = self._buffers.take(size)
-        return _Decoding(ids, keys, valid, pixels, self._batches.submit(self._decode, epoch, ids, keys, pixels))
+        task = self._batches.submit(self._decode, epoch, ids, keys, pixels, need)
+        return _Decoding(ids, keys, valid, pixels, need, task)
 
     def _decode(
-        self, epoch: int, ids: npt.NDArray[np.int64], keys: npt.NDArray[np.int64], pixels: Tensor
+        self,
+        epoch: int,
+        ids: npt.NDArray[np.int64],
+        keys: npt.NDArray[np.int64],
+        pixels: Tensor,
+        need: Need | None = None,
     ) -> npt.NDArray[np.int64]:
+        if need:
+            try:
+                with self._clock.stage("stage"):
+                    need.wait()
+                return self._decode(epoch, ids, keys, pixels)
+            finally:
+                need.close()
         out = pixels if self.plan.decoder.on_device else pixels.numpy()
         with self._on_stream():
             shown = self._decoding.run(self.plan.order.seed, epoch, ids, keys, out, train=self.plan.train)

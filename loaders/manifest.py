@@ -110,14 +110,32 @@ def read_manifest(path: Path) -> Manifest:
     """
     file = path / NAME
     try:
-        values = json.loads(file.read_text("utf-8"))
+        data = file.read_bytes()
+    except FileNotFoundError as error:
+        raise InputError(f"{file} does not exist: name a folder that twistnet convert has written.") from error
+    return parse_manifest(data, path, str(file))
+
+
+def parse_manifest(data: bytes, folder: Path, shown: str) -> Manifest:
+    """The manifest that these bytes are.
+
+    Args:
+        data: of manifest.json.
+        folder: where the set's files are, or will be.
+        shown: how messages call it.
+
+    Raises:
+        InputError: as `read_manifest`.
+    """
+    try:
+        values = json.loads(data.decode("utf-8"))
         found = values["format"]
         if found != FORMAT:
             raise InputError(
-                f"{file} has format {found}, this version reads {FORMAT}: convert the data set into a new folder."
+                f"{shown} has format {found}, this version reads {FORMAT}: convert the data set into a new folder."
             )
         return Manifest(
-            folder=path,
+            folder=folder,
             classes=tuple(str(name) for name in values["classes"]),
             splits={_plain(name): _split(entry) for name, entry in values["splits"].items()},
             subsets={
@@ -127,13 +145,11 @@ def read_manifest(path: Path) -> Manifest:
             quarantine=_file(values["quarantine"]) if values.get("quarantine") else None,
             values=values,
         )
-    except FileNotFoundError as error:
-        raise InputError(f"{file} does not exist: name a folder that twistnet convert has written.") from error
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
         reason = f"{type(error).__name__}: {error}"
-        raise InputError(f"{file} is no manifest ({reason}): convert the data set into a new folder.") from error
+        raise InputError(f"{shown} is no manifest ({reason}): convert the data set into a new folder.") from error
 
 
 def check_size(folder: Path, entry: FileEntry) -> Path:
@@ -190,7 +206,10 @@ def _split(entry: Mapping[str, Any]) -> Split:
 
 
 def _file(entry: Mapping[str, Any]) -> FileEntry:
-    return FileEntry(name=_plain(str(entry["name"])), size=int(entry["size"]), sha256=str(entry["sha256"]))
+    name, size = _plain(str(entry["name"])), int(entry["size"])
+    if size < 0:
+        raise ValueError(f"the size {size} of {name} is negative")
+    return FileEntry(name=name, size=size, sha256=str(entry["sha256"]))
 
 
 def _plain(name: str) -> str:

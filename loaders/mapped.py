@@ -18,7 +18,15 @@ from loaders.native.library import library, why_missing
 _LOOK_S = 1.0
 
 
-class _Map(NamedTuple):
+class Map(NamedTuple):
+    """A file's map; its address holds as long as this is kept.
+
+    Attributes:
+        mapping: the map.
+        view: its bytes.
+        address: where they begin in this process.
+    """
+
     mapping: mmap.mmap
     view: memoryview
     address: int
@@ -36,7 +44,7 @@ class MappedFile:
         self.path = path
         self.size = size
         self._available, self._next_look = size, 0.0
-        self._mapped: dict[str, _Map] = {}
+        self._mapped: dict[str, Map] = {}
 
     def __reduce__(self) -> tuple[type[MappedFile], tuple[Path, int]]:
         return (MappedFile, (Path(os.path.abspath(self.path)), self.size))
@@ -44,12 +52,16 @@ class MappedFile:
     @property
     def view(self) -> memoryview:
         """Its bytes. Raises OSError where it has gone or became shorter."""
-        return self._map().view
+        return self.hold().view
 
     @property
     def address(self) -> int:
         """Where its bytes begin in this process, as long as this object is there. Raises as `view`."""
-        return self._map().address
+        return self.hold().address
+
+    def hold(self) -> Map:
+        """Its map. Raises as `view`."""
+        return self._map()
 
     def read(self, start: int, stop: int) -> memoryview:
         """A copy of these bytes, read-only: what is decoded in Python could not outlive their end in the map.
@@ -58,11 +70,12 @@ class MappedFile:
             OSError: where the file has gone or was cut, or its disk fails.
         """
         copy = np.empty(stop - start, dtype=np.uint8)
+        held = self.hold()
         if stop > self.available():
             raise OSError(self.was_cut)
         if why_missing():
-            copy[:] = np.frombuffer(self.view[start:stop], dtype=np.uint8)
-        elif not library().twistnet_copy(self.address + start, len(copy), copy.ctypes.data):
+            copy[:] = np.frombuffer(held.view[start:stop], dtype=np.uint8)
+        elif not library().twistnet_copy(held.address + start, len(copy), copy.ctypes.data):
             raise OSError(self.was_cut)
         view: memoryview = copy.data
         return view.toreadonly()
@@ -114,20 +127,22 @@ class MappedFile:
         except OSError:
             return  # it was a hint: reading the sample says what is wrong with the file
 
-    def _map(self) -> _Map:
+    def _map(self) -> Map:
         found = self._mapped.get("map")
         if found is None:
-            with open(self.path, "rb") as file:
-                if os.fstat(file.fileno()).st_size < self.size:
-                    raise OSError(self.was_cut)
-                if sys.version_info >= (3, 13):
-                    mapping = mmap.mmap(file.fileno(), self.size, access=mmap.ACCESS_READ, trackfd=False)
-                else:
-                    mapping = mmap.mmap(file.fileno(), self.size, access=mmap.ACCESS_READ)
+            mapping = self._open()
             # Without a lock, which a fork could inherit locked: of two threads that come here at once, one's map stays.
             address = int(np.frombuffer(mapping, dtype=np.uint8).ctypes.data)
-            found = self._mapped.setdefault("map", _Map(mapping, memoryview(mapping), address))
+            found = self._mapped.setdefault("map", Map(mapping, memoryview(mapping), address))
         return found
+
+    def _open(self) -> mmap.mmap:
+        with open(self.path, "rb") as file:
+            if os.fstat(file.fileno()).st_size < self.size:
+                raise OSError(self.was_cut)
+            if sys.version_info >= (3, 13):
+                return mmap.mmap(file.fileno(), self.size, access=mmap.ACCESS_READ, trackfd=False)
+            return mmap.mmap(file.fileno(), self.size, access=mmap.ACCESS_READ)
 
 
 def _merged_pages(starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]) -> list[tuple[int, int]]:

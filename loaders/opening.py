@@ -17,6 +17,7 @@ from loaders.errors import InputError, one_line
 from loaders.loader import BatchLoader, Plan
 from loaders.manifest import Manifest, is_converted
 from loaders.order import Order
+from loaders.staged import open_staged, refuse_url
 from loaders.subset import open_named
 from loaders.tree import open_tree
 from loaders.types import Loader, Store
@@ -40,6 +41,7 @@ def open_store(path: str | Path, split: str, store: str = "auto") -> Store:
 
 def find_store(path: str | Path, split: str, store: str = "auto") -> tuple[Store, Choice]:
     """The same, and why."""
+    refuse_url(path)
     path = Path(path)
     if store not in ("auto", *STORES):
         raise InputError(f"store {store!r} is unknown: choose auto or {', '.join(STORES)}.")
@@ -85,11 +87,14 @@ def open_loader(
     max_bad: float = 0.0,
     verify: bool = False,
     repeats: int = 1,
+    stage: str | Path | None = None,
+    stage_bytes: int | None = None,
 ) -> Loader:
     """Opens one split for one rank.
 
     Args:
-        path: a folder `<split>/<class>/<image>`, or DTD's; a converted set's folder; or a `.beton` file.
+        path: a folder `<split>/<class>/<image>`, or DTD's; a converted set's folder; a `.beton` file; or, with `stage`,
+            the URL of a converted set, as s3://bucket/set.
         split: "train", "val", ...; for DTD "train1" to "test10"; as `open_store` says for a `.beton` file.
         batch_size: samples of a batch on this rank.
         train: shuffled order, random resized crops and flips; otherwise the set's order and central crops.
@@ -112,6 +117,10 @@ def open_loader(
         verify: whether every image is held to the CRC-32 of the conversion, each time that it is read.
         repeats: how often a batch holds each of its samples, each time with other crops and draws: repeated
             augmentation. An epoch is then that part of the set, and as many epochs in a row are the whole.
+        stage: a folder on a local disk that shards are copied to, ahead of the batches that need them; all ranks of a
+            machine, and other runs, may share it.
+        stage_bytes: that shards may take there, by default nine tenths of the free disk. With a window shuffle it may
+            be less than the set.
 
     Raises:
         InputError: for a value that cannot work, before any thread starts.
@@ -137,7 +146,10 @@ def open_loader(
     if augment:
         augment.check_batch_size(batch_size)
     chosen = choose_decoder(decoder, crops.interpolation, where)
-    found, form = find_store(path, split, store)
+    if stage_bytes is not None and stage is None:
+        raise InputError(f"stage_bytes {stage_bytes} bounds a staging folder: name it with stage, or leave it out.")
+    staged = open_staged(path, split, Path(stage), store=store, bound=stage_bytes, verify=verify) if stage else None
+    found, form = (staged.store, Choice("shards", f"staged in {stage}")) if staged else find_store(path, split, store)
     if verify and not found.has_checksums:
         raise InputError("there are no checksums to verify: name the folder of a converted set, or leave verify out.")
     order = Order(
@@ -147,8 +159,11 @@ def open_loader(
         seed=seed,
         repeats=repeats,
     )
+    if staged:
+        staged.staging.follow(order, staged.shard_of, rank, world_size)
     plan = Plan(
         store=found,
+        staging=staged.staging if staged else None,
         decoder=make_decoder(chosen.name, crops.interpolation, threads, where, found),
         order=order,
         crops=crops,

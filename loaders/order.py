@@ -98,14 +98,22 @@ class Order:
         Returns:
             (G,) int64 ids, and (G,) bool that is False on the filling of the last batch.
         """
+        positions, valid = self._positions(epoch, step)
+        return self._ids(epoch // self.repeats, positions), valid
+
+    def positions(self, epoch: int, step: int) -> Ints:
+        """Where the ids of one global batch stand in the permutation that the epoch is a part of: (G,) int64."""
+        return self._positions(epoch, step)[0]
+
+    def _positions(self, epoch: int, step: int) -> tuple[Ints, Bools]:
         if not 0 <= epoch < 2**32:
             raise InputError(f"epoch {epoch} is out of range: take 0 to 2**32 - 1.")
         if not 0 <= step < len(self):
             raise InputError(f"step {step} is outside the epoch: it has {len(self)} steps, from 0.")
-        cycle, part = divmod(epoch, self.repeats)
+        part = epoch % self.repeats
         first, end = (self.num_samples * each // self.repeats for each in (part, part + 1))
         places = step * self._distinct + np.arange(self.global_batch) % self._distinct
-        return self._ids(cycle, first + places % (end - first)), places < end - first
+        return first + places % (end - first), places < end - first
 
     def slice(self, epoch: int, step: int, rank: int, world_size: int) -> tuple[Ints, Bools, Ints]:
         """Rank `rank`'s part of `batch(epoch, step)`: the slices of all ranks, in order, are the global batch.
@@ -121,6 +129,23 @@ class Order:
         mine = slice(rank * share, (rank + 1) * share)
         copies = np.arange(self.global_batch)[mine] // self._distinct
         return ids[mine], valid[mine], ids[mine] + copies * self.num_samples
+
+    def chunks(self, epoch: int, positions: Ints) -> Ints:
+        """The chunks that a window shuffle mixes in the windows that some positions lie in.
+
+        Args:
+            epoch: of whole passes over the set: that of `batch` divided by `repeats`.
+            positions: as `positions` gives them.
+
+        Returns:
+            Their numbers, ascending; chunk k is of the ids from k * `chunk` on.
+        """
+        ends = np.unique(positions // self.window) * self.window
+        chunks = _chunk_order(self.num_samples, self.seed, epoch, self.chunk)
+        first = np.searchsorted(chunks.starts, ends, side="right") - 1
+        last = np.searchsorted(chunks.starts, np.minimum(ends + self.window, self.num_samples) - 1, side="right") - 1
+        places = np.concatenate([np.arange(a, b + 1) for a, b in zip(first, last, strict=True)])
+        return np.unique(chunks.first_ids[places] // self.chunk)
 
     def _ids(self, epoch: int, positions: Ints) -> Ints:
         if self.shuffle == "none":

@@ -18,25 +18,32 @@ import numpy.typing as npt
 from loaders.encodings import Encodings
 from loaders.errors import InputError, SampleError
 from loaders.manifest import NAME, Manifest, Split, check_size, open_index
-from loaders.mapped import MappedFile
+from loaders.mapped import Map, MappedFile
 from loaders.subset import Subset, open_named
 from loaders.types import check_sample, check_samples
 
 
 class ShardStore:
-    """The samples of one split of a converted set, as views of its shards' memory maps. Made by `open_shards`."""
+    """The samples of one split of a converted set, as views of its shards' memory maps. Made by `open_shards`.
+
+    Args:
+        manifest: the set's.
+        name: of the split.
+        files: its shards; by default those of the manifest's folder, which must be there.
+
+    Raises:
+        InputError: where a file is not what manifest and index say.
+    """
 
     has_checksums = True
 
-    def __init__(self, manifest: Manifest, name: str) -> None:
+    def __init__(self, manifest: Manifest, name: str, files: Sequence[MappedFile] | None = None) -> None:
         split = manifest.splits[name]
         if not split.shards:
             raise InputError(f"{manifest.folder} has no shards of split {name!r}: convert it with --formats shards.")
         _check_open_files(len(split.shards))
         self._folder, self._split = manifest.folder, name
-        self._files = [MappedFile(check_size(manifest.folder, shard), shard.size) for shard in split.shards]
-        self._begins = np.zeros(len(self._files), dtype=np.uint64)  # addresses of the maps
-        self._available = np.zeros(len(self._files), dtype=np.uint64)  # bytes of each
+        self._files = files or [MappedFile(check_size(manifest.folder, shard), shard.size) for shard in split.shards]
         self._touched = np.zeros(len(self._files), dtype=np.bool_)  # since the last release
         # A plain array over the same map: numpy's memmap class costs microseconds at every row.
         self._rows: npt.NDArray[np.void] = np.asarray(open_index(manifest.folder, split))
@@ -69,21 +76,22 @@ class ShardStore:
         """Where the images are, in the shards' maps."""
         check_samples(samples, len(self))
         rows = self._rows[samples]
-        shards = rows["shard"]
-        for shard in set(shards.tolist()):
+        shards, places = np.unique(rows["shard"], return_inverse=True)
+        maps: list[Map] = []
+        for place, shard in enumerate(shards.tolist()):
             try:
-                self._begins[shard] = self._files[shard].address
+                maps.append(self._files[shard].hold())
             except OSError as error:
-                raise SampleError(self.key(int(samples[(shards == shard).argmax()])), str(error)) from error
-            self._available[shard] = self._files[shard].available()
+                raise SampleError(self.key(int(samples[(places == place).argmax()])), str(error)) from error
             self._touched[shard] = True
-        cut = rows["offset"] + rows["length"] > self._available[shards]
+        available = np.array([self._files[shard].available() for shard in shards], dtype=np.uint64)
+        cut = rows["offset"] + rows["length"] > available[places]
         if cut.any():
             raise self._was_cut(int(samples[cut.argmax()]))
-        addresses = rows["offset"] + self._begins[shards]
+        addresses = rows["offset"] + np.array([held.address for held in maps], dtype=np.uint64)[places]
         shapes = np.zeros((len(samples), 2), dtype=np.int64)
         lengths = rows["length"].astype(np.uint64)
-        return Encodings(lambda place: self.read(int(samples[place])), self._files, addresses, lengths, shapes)
+        return Encodings(lambda place: self.read(int(samples[place])), maps, addresses, lengths, shapes)
 
     def key(self, sample: int) -> str:
         """Shard and member: "train-000003.tar:n01440764/n01440764_10026.jpg".
@@ -99,6 +107,10 @@ class ShardStore:
         except Exception:  # tarfile raises nearly anything on hostile headers
             name = None
         return f"{path.name}:{name or f'byte {offset}'}"
+
+    def shards(self) -> npt.NDArray[np.int64]:
+        """(N,) which shard each sample lies in, as a place in the manifest's list."""
+        return self._rows["shard"].astype(np.int64)
 
     def offset(self, sample: int) -> int:
         """Where the image's bytes begin in its shard."""

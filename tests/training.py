@@ -27,7 +27,7 @@ def call(command: str, *flags: str) -> int:
 TINY = ("--device=cpu", "--workers=1", "--size=32", "--batch_size=16", "--epochs=2", "--model=test_resnet")
 
 
-def pretrain(tree: Path, *flags: str) -> int:
+def pretrain(tree: Path | str, *flags: str) -> int:
     return call("pretrain", f"--data_dir={tree}", "--recipe=demo", *TINY, *flags)
 
 

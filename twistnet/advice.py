@@ -9,7 +9,7 @@ from loaders.cores import usable_cores
 from twistnet.bottleneck import TRAINING, Seen
 from twistnet.distributed import World
 
-_PLACES = {"read": "storage", "upload": "link", "all-reduce": "network"}
+_PLACES = {"stage": "source of the shards", "read": "storage", "upload": "link", "all-reduce": "network"}
 _SMALLER = "images converted smaller (twistnet convert --images max_side=400)"
 
 
@@ -65,6 +65,8 @@ class Setting:
 
     def advice(self, stage: str) -> str:
         """What to try where a stage of loading bounds the run: what costs least first."""
+        if stage == "stage":
+            return f"a larger --stage_gb, smaller shards (twistnet convert --shard_size 0.1), or {_SMALLER}"
         if stage == "read":
             packed = "shards instead of single files (twistnet convert)" if self.form == "tree" else _SMALLER
             return f"{packed}, or a copy on a local disk"

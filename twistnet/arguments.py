@@ -26,6 +26,10 @@ _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "
 _MAX_RANGE = 100_000  # more than any list of folds, seeds or sizes; a slip of a key must not fill the memory
 
 
+class Url(str):
+    """A URL, as s3://bucket/set, where a parameter takes one beside paths."""
+
+
 class UsageError(ValueError):
     """Arguments that a command cannot take. The message says which and what to write; it has no final full stop."""
 
@@ -186,7 +190,7 @@ def metavar(annotation: Any) -> str:
     Raises:
         TypeError: no argument can have this annotation.
     """
-    names: dict[Any, str] = {bool: "BOOL", int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
+    names: dict[Any, str] = {bool: "BOOL", int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH", Url: "URL"}
     if annotation in names:
         return names[annotation]
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
@@ -204,7 +208,7 @@ def convert(text: str, annotation: Any) -> Any:
 
     Args:
         text: as given.
-        annotation: bool, int, float, str, Path, Literal, `tuple[T, ...]` or `list[T]` of these (with commas; whole
+        annotation: bool, int, float, str, Path, Url, Literal, `tuple[T, ...]` or `list[T]` of these (with commas; whole
             numbers also as ranges, `1-3,7`), or a union, whose alternatives are tried in their order. None of a union
             is written `none`, where no alternative before it takes that word.
 
@@ -224,6 +228,10 @@ def convert(text: str, annotation: Any) -> Any:
         return _real(text)
     if annotation is Path:
         return _path(text)
+    if annotation is Url:
+        if "://" not in text:
+            raise _Refused("is no URL")
+        return Url(text)
     if origin is Literal:
         by_name = {str(choice): choice for choice in arguments}
         if text not in by_name:

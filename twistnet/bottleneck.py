@@ -9,7 +9,7 @@ WAITING = 0.05  # of the time: less is what the ends of queues leave
 # Of a step's time. What a thread takes to hand over a batch, or a card to be given work again, is less.
 WAITED = 0.05
 # Stages whose threads do one after the other: the loader's batch threads, its uploading thread, and who trains.
-_LOADING = (("read", "decode"), ("upload", "augment"))
+_LOADING = (("stage", "read", "decode"), ("upload", "augment"))
 TRAINING = ("step", "all-reduce")
 _FROM_DISK = 4096  # bytes of an image, a page: less is what a set that is in memory still reads
 _IDLE = 0.4  # of the decoding cores' time while steps wait: what they wait for is not their own work
@@ -61,15 +61,16 @@ class Seen:
 
     def _busy(self, threads: int) -> Mapping[str, float]:
         seconds = max(self.seconds, 1e-9)
-        # Two batches are read and decoded at once; memory that an upload still reads is waited for by who uploads.
-        read, decode = (self.stages.get(name, 0.0) / seconds / 2 for name in ("read", "decode"))
+        # Two batches are staged, read and decoded at once; who uploads waits for memory that an upload still reads.
+        stage, read, decode = (self.stages.get(name, 0.0) / seconds / 2 for name in _LOADING[0])
         upload = (self.stages.get("upload", 0.0) + self.stages.get("buffer", 0.0)) / seconds
         from_disk = self.read_bytes >= _FROM_DISK * max(1, self.images)
         idle_s = threads * self.seconds - self.cpu_s
         if from_disk and idle_s > _IDLE * threads * self.waited_s:
             # Mapped files are read by whoever touches them first, and that is the decoder.
             read, decode = read + decode, 0.0
-        return {"read": read, "decode": decode, "upload": upload, "augment": self.stages.get("augment", 0.0) / seconds}
+        augment = self.stages.get("augment", 0.0) / seconds
+        return {"stage": stage, "read": read, "decode": decode, "upload": upload, "augment": augment}
 
 
 def bound_by(waited: float, busy: Mapping[str, float]) -> str:
@@ -77,7 +78,7 @@ def bound_by(waited: float, busy: Mapping[str, float]) -> str:
 
     Args:
         waited: share of the time in which steps wait for data, 0 to 1.
-        busy: the share of the time that each stage works, of all that its threads could: of "read", "decode",
+        busy: the share of the time that each stage works, of all that its threads could: of "stage", "read", "decode",
             "upload", "augment", "step" and "all-reduce" those that there are.
 
     Returns:

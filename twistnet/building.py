@@ -53,6 +53,8 @@ def open_split(job: Job, split: str, recipe: Recipe, world: World, *, train: boo
         crops=recipe.crops(),
         max_bad=job.max_bad,
         verify=job.verify,
+        stage=job.stage,
+        stage_bytes=None if job.stage_gb is None else round(job.stage_gb * 1e9),
         repeats=recipe.repeats if train else 1,
     )
 

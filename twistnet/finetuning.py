@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import nn
 
@@ -63,7 +64,8 @@ def finetune_fold(
     Raises:
         InputError: for data, weights or settings that cannot be used.
     """
-    if job.data_dir.is_dir() and not is_dtd(job.data_dir) and not is_converted(job.data_dir):
+    data = job.data_dir if isinstance(job.data_dir, Path) and job.data_dir.is_dir() else None
+    if data and not is_dtd(data) and not is_converted(data):
         raise InputError(f"{job.data_dir} is no DTD folder: it must hold images/<class>/ and labels/train1.txt.")
     best = RunFolder(job.run_dir).best
     if start is not None and start.state["epoch"] >= recipe.epochs and not best.exists():

@@ -15,7 +15,7 @@ class Job:
     """A training run: where its data and its files are, and how this machine is used. None of it changes the weights.
 
     Attributes:
-        data_dir: the data set's folder.
+        data_dir: the data set's folder; with `stage` also the URL of a converted set.
         train_split: name of the split to train on.
         val_split: name of the split that is scored after every epoch.
         run_dir: where the run's files go.
@@ -25,6 +25,8 @@ class Job:
         decoder: what makes pixels of bytes.
         max_bad: largest share of a split's images that a process may replace.
         verify: whether every image is held to its checksum.
+        stage: folder on a local disk that shards are copied to while they are needed; None: they are read in place.
+        stage_gb: how much they may take there; None: what the disk has.
         publish_to: the folder that final weights are copied to by the command; kept in checkpoints.
         compile: whether the model is compiled, as `TrainStep` takes it.
         profile: steps to profile after the first few; 0: none.
@@ -35,7 +37,7 @@ class Job:
         max_skips: most steps in a row that may be skipped because their gradient was not finite.
     """
 
-    data_dir: Path
+    data_dir: str | Path
     train_split: str = "train"
     val_split: str = "val"
     run_dir: Path
@@ -45,6 +47,8 @@ class Job:
     decoder: str = "auto"
     max_bad: float = 0.0
     verify: bool = False
+    stage: Path | None = None
+    stage_gb: float | None = None
     publish_to: Path | None = None
     compile: Compile = "auto"
     profile: int = 0
@@ -64,6 +68,10 @@ class Job:
         for name in ("checkpoint_minutes", "keep_every", "hang_minutes", "max_skips"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} {getattr(self, name)} is negative: take 0 or more.")
+        if self.stage_gb is not None and self.stage is None:
+            raise InputError(f"stage_gb {self.stage_gb:g} bounds a staging folder: name it with --stage.")
+        if self.stage_gb is not None and self.stage_gb <= 0:
+            raise InputError(f"stage_gb {self.stage_gb:g} is too small: take more than 0, or leave it out.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

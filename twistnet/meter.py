@@ -18,7 +18,7 @@ from twistnet.distributed import World
 from twistnet.loss import right_answers
 from twistnet.waits import waits_of
 
-_STAGES = ("read", "decode", "buffer", "upload", "augment")
+_STAGES = ("stage", "read", "decode", "buffer", "upload", "augment")
 
 
 class Meter:

@@ -9,6 +9,7 @@ from typing import Any
 
 from loaders import Loader
 from loaders.errors import one_line
+from loaders.sources import shown
 from twistnet import environment
 from twistnet.advice import Setting
 from twistnet.bottleneck import Seen
@@ -49,7 +50,7 @@ class Report:
         alone = [name for name in ("sync_batch_norm", "compress_gradients") if getattr(recipe, name)]
         if alone and world.world_size == 1:
             progress.say(f"{' and '.join(alone)} without effect: there is one process.")
-        progress.say(f"Reading {job.data_dir}: {loader.choice}")
+        progress.say(f"Reading {shown(job.data_dir)}: {loader.choice}")
         if changed:
             progress.say(f"[Warning] Forced to go on with {', '.join(changed)}.")
 

@@ -10,6 +10,7 @@ from launch.ranks import Ranks
 from loaders import InputError
 from loaders.choosing import DecoderName, StoreName
 from twistnet import distributed
+from twistnet.arguments import Url
 from twistnet.finetuning import Result, finetune_fold
 from twistnet.job import Job
 from twistnet.resuming import AUTO, run_folder_of
@@ -21,7 +22,7 @@ DTD_FOLDS = 10
 
 def finetune(
     *,
-    data_dir: Path,
+    data_dir: Url | Path,
     dataset: Literal["dtd"] = "dtd",
     recipe: str | None = None,
     model: str | None = None,
@@ -44,6 +45,8 @@ def finetune(
     decoder: DecoderName = "auto",
     max_bad: float = 0.0,
     verify: bool = False,
+    stage: Path | None = None,
+    stage_gb: float | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     compile: Compile = "auto",
     profile: int = 0,
@@ -57,7 +60,7 @@ def finetune(
     """Fine-tunes a model on one fold, choosing the epoch on its validation list and testing once.
 
     Args:
-        data_dir: DTD's folder, with images/ and labels/, or a converted DTD's.
+        data_dir: DTD's folder, with images/ and labels/, or a converted DTD's; with --stage also its URL.
         dataset: whose layout and folds data_dir has.
         recipe: dtd, dtd_scratch or demo_dtd; dtd unless given.
         model: a model that timm knows; twistnet18 in the recipes.
@@ -80,6 +83,8 @@ def finetune(
         decoder: native, device and reference give the same pixels, ffcv FFCV's, dali DALI's; auto takes native.
         max_bad: largest share of the images that may be replaced where they cannot be decoded.
         verify: hold every image to its checksum whenever it is read.
+        stage: folder on a local disk that a converted set's shards are copied to while they are needed.
+        stage_gb: how much shards may take there; nine tenths of the free disk unless given.
         device: where to train; auto takes a CUDA card where there is one.
         compile: on compiles the model, graphs also replays it by CUDA graphs; auto compiles on a card alone.
         profile: steps to profile, into profile.txt and trace.json.gz of the run's folder.
@@ -139,6 +144,8 @@ def finetune(
         decoder=decoder,
         max_bad=max_bad,
         verify=verify,
+        stage=stage,
+        stage_gb=stage_gb,
         compile=compile,
         profile=profile,
         log_every=log_every,

@@ -15,6 +15,7 @@ from loaders.choosing import DecoderName, StoreName
 from loaders.files import existing_parent, write_atomically
 from loaders.tree import is_dtd
 from twistnet import distributed
+from twistnet.arguments import Url
 from twistnet.job import Job, Outcome
 from twistnet.resuming import run_folder_of
 from twistnet.starting import settings, start
@@ -25,7 +26,7 @@ from twistnet.weights import find
 
 def pretrain(
     *,
-    data_dir: Path,
+    data_dir: Url | Path,
     recipe: str | None = None,
     model: str | None = None,
     epochs: int | None = None,
@@ -49,6 +50,8 @@ def pretrain(
     decoder: DecoderName = "auto",
     max_bad: float = 0.0,
     verify: bool = False,
+    stage: Path | None = None,
+    stage_gb: float | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     compile: Compile = "auto",
     profile: int = 0,
@@ -64,7 +67,7 @@ def pretrain(
     On several cards: torchrun --nproc_per_node=4 -m twistnet pretrain --data_dir DIR ...
 
     Args:
-        data_dir: folder with train/<class>/ and val/<class>/, or a converted set's.
+        data_dir: folder with train/<class>/ and val/<class>/, or a converted set's; with --stage also its URL.
         recipe: as twistnet show names them; guide unless given.
         model: a model that timm knows; twistnet18 in the recipes.
         epochs: passes over the training images.
@@ -88,6 +91,8 @@ def pretrain(
         decoder: native, device and reference give the same pixels, ffcv FFCV's, dali DALI's; auto takes native.
         max_bad: largest share of the images that may be replaced where they cannot be decoded.
         verify: hold every image to its checksum whenever it is read.
+        stage: folder on a local disk that a converted set's shards are copied to while they are needed.
+        stage_gb: how much shards may take there; nine tenths of the free disk unless given.
         device: where to train; auto takes a CUDA card where there is one.
         compile: on compiles the model, graphs also replays it by CUDA graphs; auto compiles on a card alone.
         profile: steps to profile, into profile.txt and trace.json.gz of the run's folder.
@@ -122,7 +127,7 @@ def pretrain(
             seed=seed,
         ),
     )
-    if is_dtd(data_dir):
+    if isinstance(data_dir, Path) and is_dtd(data_dir):
         raise InputError(f"{data_dir} is DTD, which has ten folds: take twistnet finetune --fold 1.")
     publish_to = _publish_to(weights_dir, publish, begun.state if begun else None)
     job = Job(
@@ -134,6 +139,8 @@ def pretrain(
         decoder=decoder,
         max_bad=max_bad,
         verify=verify,
+        stage=stage,
+        stage_gb=stage_gb,
         publish_to=publish_to,
         compile=compile,
         profile=profile,
