@@ -51,10 +51,10 @@ def figures(rows: Sequence[Row]) -> dict[str, tuple[str, Callable[[Axes], None]]
 
 def _bound_said(train: Sequence[Row]) -> str:
     by_name = {row.what: row for row in train}
-    whole, step = by_name[parts.END_TO_END], by_name[parts.STEP]
+    whole = by_name[parts.END_TO_END]
     return (
         f"{whole.options['model']} at {whole.options['size']} px, {whole.options['batch']} a batch: end to end "
-        f"{whole.images_per_s:,.1f} images a second, {whole.images_per_s / step.images_per_s:.0%} of its rate without "
+        f"{whole.images_per_s:,.1f} images a second, {whole.number('ratio'):.1%} of its rate without "
         f"data, and {whole.number('simulated'):,.1f} by simulation of the parts. "
         f"Bound by: {whole.columns['bound_by']}."
     )

@@ -20,9 +20,9 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from twistnet.bottleneck import WAITED, bound_by
+from loaders.loader import BATCHES_AT_ONCE
+from twistnet.bottleneck import bound_by
 
-BATCHES_AT_ONCE = 2  # that are read and decoded, as in loaders.loader
 _EPSILON = 1e-12
 
 
@@ -54,14 +54,12 @@ class Batches:
         stages: by name, in the order of the loader: "read", "decode", "upload", "augment".
         step: of the model, without its all-reduce.
         reduce: of the gradients over all ranks.
-        overlap: share of the all-reduce that is hidden behind the step, 0 to 1.
         look_ahead: batches ahead of the consumer.
     """
 
     stages: Mapping[str, Use]
     step: Use
     reduce: Use | None = None
-    overlap: float = 0.0
     look_ahead: int = 3
 
 
@@ -72,17 +70,13 @@ class Outcome:
     Attributes:
         batches_per_s: of a rank.
         waited: share of the time that rank 0 waits for data, 0 to 1.
-        waited_steps: share of its steps that waited for more than WAITED of the mean step.
         busy: of each stage, the share of the time that rank 0 spends in it, work that others slow down included; of
             "read", which two batches may be in at once, half of it.
-        used: share of each resource's capacity.
     """
 
     batches_per_s: float
     waited: float
-    waited_steps: float
     busy: Mapping[str, float]
-    used: Mapping[str, float]
 
     @property
     def bound(self) -> str:
@@ -143,7 +137,6 @@ class _Engine:
         self._work: dict[str, list[_Work]] = {name: [] for name in capacities}
         self._ready: deque[_Process] = deque()
         self._met: list[_Process] = []
-        self.used = dict.fromkeys(capacities, 0.0)
 
     def start(self, process: _Process) -> None:
         self._ready.append(process)
@@ -189,26 +182,25 @@ class _Engine:
 
     def _work_on(self) -> None:
         """Lets all work go on until some of it is done."""
-        parts = {name: self._parts(name) for name, work in self._work.items() if work}
-        step = min(each.left / speed for found in parts.values() for each, _, speed in found)
+        speeds = {name: self._speeds(name) for name, work in self._work.items() if work}
+        step = min(each.left / speed for found in speeds.values() for each, speed in found)
         self.now += step
-        for name, found in parts.items():
+        for name, found in speeds.items():
             self._work[name] = []
-            for each, part, speed in found:
-                self.used[name] += part * step
+            for each, speed in found:
                 each.left -= speed * step
                 if each.left <= _EPSILON * max(1.0, each.use.amount):
                     self._ready.append(each.process)
                 else:
                     self._work[name].append(each)
 
-    def _parts(self, name: str) -> list[tuple[_Work, float, float]]:
-        """All work on a resource, what it takes of it, and what it gets done, in units a second."""
+    def _speeds(self, name: str) -> list[tuple[_Work, float]]:
+        """All work on a resource, and what of it gets done, in units a second."""
         work, capacity = self._work[name], self._capacities[name]
         uses = [each.use for each in work]
         crowded = len(uses) > 1 and sum(use.limit for use in uses) > capacity
         return [
-            (each, part, part * (each.use.in_company if crowded else 1.0))
+            (each, part * (each.use.in_company if crowded else 1.0))
             for each, part in zip(work, shared_out(uses, capacity), strict=True)
         ]
 
@@ -234,7 +226,7 @@ class _Seen:
     """What rank 0 has done."""
 
     steps: int = 0
-    waits: list[float] = field(default_factory=list)
+    waited: float = 0.0
     busy: dict[str, float] = field(default_factory=dict)
 
 
@@ -259,26 +251,16 @@ def simulate(
     for rank in range(ranks):
         _start_rank(engine, batches, rank, seen[rank])
     engine.run(lambda: seen[0].steps >= filling)
-    began, used, busy = engine.now, dict(engine.used), dict(seen[0].busy)
-    seen[0].waits.clear()
+    began, busy = engine.now, dict(seen[0].busy)
+    seen[0].waited = 0.0
     engine.run(lambda: seen[0].steps >= filling + steps)
     took = engine.now - began
     at_once = {"read": BATCHES_AT_ONCE}
     return Outcome(
         batches_per_s=steps / took,
-        waited=sum(seen[0].waits) / took,
-        waited_steps=sum(wait > WAITED * took / steps for wait in seen[0].waits) / steps,
+        waited=seen[0].waited / took,
         busy={
             name: (total - busy.get(name, 0.0)) / took / at_once.get(name, 1) for name, total in seen[0].busy.items()
-        },
-        used={
-            name: (
-                engine.used[f"{name} 0" if f"{name} 0" in own else name]
-                - used[f"{name} 0" if f"{name} 0" in own else name]
-            )
-            / took
-            / capacity
-            for name, capacity in capacities.items()
         },
     )
 
@@ -330,12 +312,11 @@ def _start_rank(engine: _Engine, batches: Batches, rank: int, seen: _Seen) -> No
         while True:
             began = engine.now
             yield _Get(ready)
-            seen.waits.append(engine.now - began)
+            seen.waited += engine.now - began
             yield from timed("step", batches.step)
             if batches.reduce:
                 yield _Meet()
-                left = Use(resource=batches.reduce.resource, amount=batches.reduce.amount * (1 - batches.overlap))
-                yield from timed("all-reduce", left)
+                yield from timed("all-reduce", batches.reduce)
                 yield _Meet()
             seen.steps += 1
 

@@ -28,6 +28,7 @@ from twistnet.recipes import named
 from twistnet.step import Compile
 
 _LOOK_AHEAD = 3
+_NOISE = 0.05  # of a rate, that rounds of some seconds keep within on a quiet machine
 
 
 def train(
@@ -84,6 +85,9 @@ def train(
         )
     print(f"A simulation of the stages measured alone: {predicted:,.1f} img/s end to end.")
     print(f"{model} trains from {loader.store} at {share:.1%} of its rate without data; bound by: {bound}.")
+    spread = max((rate.high - rate.low) / rate.median for rate in (rates[END_TO_END], rates[STEP]))
+    if share > 1 + _NOISE or spread > 2 * _NOISE:
+        print(f"Rounds differ by up to {spread:.0%}, so that this says little: raise --seconds on a quieter machine.")
     print(f"Rows added to {path}: commit them.")
 
 

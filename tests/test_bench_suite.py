@@ -267,12 +267,17 @@ def test_ranks_share_a_disk_and_wait_for_each_other() -> None:
     assert found.batches_per_s == pytest.approx(1 / (0.05 + 0.04), rel=0.02)
 
 
-def test_waiting_and_use_are_counted() -> None:
+def test_waiting_and_work_are_counted() -> None:
     outcome = simulate(of_card(0.02), {"cores": 2.0, "card": 1.0})
     assert outcome.waited == pytest.approx(0.6, abs=0.01)
-    assert outcome.waited_steps == 1.0
-    assert outcome.used == {"cores": pytest.approx(1.0), "card": pytest.approx(0.4)}
-    assert simulate(of_card(0.2), {"cores": 2.0, "card": 1.0}).waited_steps == 0.0
+    assert outcome.busy["decode"] == pytest.approx(1.0, abs=0.01)
+    assert outcome.busy["step"] == pytest.approx(0.4, abs=0.01)
+    assert simulate(of_card(0.2), {"cores": 2.0, "card": 1.0}).waited == pytest.approx(0.0, abs=0.01)
+    # Of two batches that come every 0.2 s, each reads for 0.15 s and then decodes for 0.05 s.
+    reading = of_card(0.02, read=Use(resource="disk", amount=10.0))
+    slow = simulate(reading, {"cores": 64.0, "card": 1.0, "disk": 100.0})
+    assert slow.busy["read"] == pytest.approx(0.75, abs=0.02)
+    assert slow.bound == "read"
 
 
 @pytest.mark.parametrize(

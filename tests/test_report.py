@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import pytest
 from PIL import Image
 from throttles import THROTTLES
 
-from bench import rows
+from bench import parts, rows
 from bench import training as bench_training
 from bench.commands import COMMANDS
+from bench.figures import RED, figures
 from bench.page import page
 from bench.ratios import peers, table
 from bench.reading import read_rows
@@ -94,6 +96,12 @@ def test_a_report_needs_no_network_and_can_be_read_again(results: Path) -> None:
     reader.feed((results / "report.html").read_text())
     assert reader.tags.count("svg") == 2  # ratios and threads; no memory was measured
     assert all(each.startswith("#") for each in reader.fetched)
+    said = (results / "report.html").read_text()
+    assert not re.search(r"url\((?!#)|@import", said.replace("&quot;", "")), "clip paths of its own alone"
+    for text in ("<h2>Environment</h2>", f'<td class="">torch</td><td class="">{torch.__version__.partition("+")[0]}'):
+        assert text in said
+    for axis in ("images a second", "times the peer's images a second", "threads"):
+        assert f"{axis}</text>" in said
     assert Image.open(results / "report.png").width > 800
     again = read_rows(str(results / "report.json"))
     assert [row.columns | {"bench": row.bench} for row in again] == json.loads((results / "report.json").read_text())[
@@ -103,6 +111,28 @@ def test_a_report_needs_no_network_and_can_be_read_again(results: Path) -> None:
         assert [row["images_per_s"] for row in csv.DictReader(file)] == ["21.0", "10.0"]
     assert bench("compare", f"--a={results / 'report.json'}", f"--b={results / 'loaders.csv'}") == 0
     assert "<script" not in page([*read_rows()])
+
+
+@pytest.mark.parametrize("bound", ["decode", "step"])
+def test_the_bar_of_the_bound_is_the_one_that_is_marked(bound: str) -> None:
+    import torch
+    from matplotlib.colors import to_hex
+    from matplotlib.figure import Figure
+
+    names = [*parts.ALONE.values(), parts.LOADER, parts.END_TO_END]
+    rates = {name: Rate.of([10.0 + place]) for place, name in enumerate(names)}
+    extra = {name: {"bound_by": bound, "simulated": 9.5} for name in names}
+    rows.append_rates("train", rates, {"model": "m", "size": 32, "batch": 8}, torch.device("cpu"), extra)
+    said, draw = figures(read_rows())["What bounds training"]
+    assert said.endswith(f"Bound by: {bound}.")
+    axes = Figure().subplots()
+    draw(axes)
+    place = names.index(parts.ALONE[bound])
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == names
+    assert [index for index, bar in enumerate(axes.patches) if to_hex(bar.get_facecolor()).upper() == RED] == [place]
+    marked = [text for text in axes.texts if "bound" in text.get_text()]
+    assert [text.xy[1] for text in marked] == [place]
+    assert axes.get_xlabel() == "images a second (logarithmic)"
 
 
 def test_twistnet_bench_is_the_same(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -177,6 +178,17 @@ def test_a_signal_to_one_rank_stops_all_at_one_step(whole: Callable[[int], Run],
     run.resume()
     assert run.batches() == whole(2).batches()
     assert_same_weights(run, whole(2))
+    ranks = next(row for row in run.rows() if row["kind"] == "start")["env"]["ranks"]
+    said = (
+        f"Ranks on 1 node: {socket.gethostname()} (2 x cpu); gloo; an all-reduce of {ranks['megabytes']:.0f} MB takes"
+    )
+    assert said in printed
+    weights = torch.load(run.folder / "twistnet18_imagenet.pt", weights_only=True)
+    parameters = sum(each.numel() for name, each in weights.items() if "running" not in name and "num_b" not in name)
+    assert ranks["megabytes"] == pytest.approx(4 * parameters / 1e6)
+    assert ranks["bus_gb_per_s"] == pytest.approx(ranks["megabytes"] / 1e3 / ranks["all_reduce_s"]), (
+        "2 (n - 1) / n is 1"
+    )
 
 
 SLOW_VALIDATION = """

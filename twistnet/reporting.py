@@ -20,6 +20,7 @@ from twistnet.job import Job
 from twistnet.progress import Progress
 from twistnet.recipe import Recipe
 from twistnet.run_folder import RunFolder
+from twistnet.taking_part import TakingPart
 
 BAD_SHOWN = 5  # of the images that were replaced since the last row
 
@@ -62,6 +63,7 @@ class Report:
         dtype: str,
         weights_from: Mapping[str, Any] | None,
         changed: list[str],
+        taking_part: TakingPart | None,
     ) -> None:
         """Writes what is known before the first step, of this start and in the log of every start."""
         self._folder.rewind_log(step)
@@ -72,6 +74,7 @@ class Report:
             "dtype": dtype,
             "world_size": self._world.world_size,
             "weights_from": weights_from,
+            "ranks": taking_part.to_dict() if taking_part else None,
         }
         self._folder.write_json("env.json", env)
         now = datetime.datetime.now(datetime.timezone.utc).isoformat()

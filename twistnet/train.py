@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from loaders import InputError
 from loaders.choosing import same_pixels
-from twistnet import signals
+from twistnet import signals, taking_part
 from twistnet.advice import Setting
 from twistnet.agreement import Agreement
 from twistnet.buffers import average_buffers, gather_buffers, set_buffers
@@ -109,6 +109,7 @@ class _Run:
         self.meter = Meter(world, self.train_loader)
         self.changed = self._restore(start) if start else []
         self.agreed = Agreement(world)
+        self.taking_part = taking_part.measure(world, sum(parameter.numel() for parameter in self.model.parameters()))
         self.watchdog = Watchdog(self.folder.path, world.rank, 60 * job.hang_minutes)
         self.saved_at = time.monotonic()
         self.checkpoints: Checkpoints | None = None
@@ -117,7 +118,7 @@ class _Run:
         if world.is_main:
             self.folder.make()
             dtype = str(self.train_step.precision.dtype)
-            self.report.opened(self.step, self.epoch, recipe, dtype, self.weights_from, self.changed)
+            self.report.opened(self.step, self.epoch, recipe, dtype, self.weights_from, self.changed, self.taking_part)
         self.rotate = start is None or start.path.name == LATEST
 
     def close(self) -> None:
@@ -148,6 +149,8 @@ class _Run:
         done = self.epoch * images + self._images_before(self.step_in_epoch)
         progress = Progress(total=self.recipe.epochs * images, done=done, shown=self.world.is_main)
         self.report.hello(self.recipe, self.job, self.step, self.changed, progress)
+        if self.taking_part:
+            progress.say(str(self.taking_part))
         if self.decoded_by and not same_pixels(self.decoded_by, self.train_loader.decoder, self.recipe.interpolation):
             progress.say(
                 f"[Warning] Decoded by {self.decoded_by} so far: {self.train_loader.decoder} may make other pixels of "
