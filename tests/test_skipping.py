@@ -24,8 +24,7 @@ CPU = World(rank=0, world_size=1, device=torch.device("cpu"))
 GUIDE = named("guide").with_changes(batch_size=8, size=32, eval_size=32, mix_group=4)
 RECIPES = {
     "sgd": GUIDE,
-    "sgd fused": GUIDE,
-    "adamw fused": GUIDE.with_changes(optimiser="adamw", nesterov=False),
+    "adamw": GUIDE.with_changes(optimiser="adamw", nesterov=False),
     "lamb": named("a2").with_changes(batch_size=8, size=32, eval_size=32, repeats=1),
 }
 
@@ -42,16 +41,7 @@ def batch_of(seed: int, *, broken: bool = False) -> Batch:
 def step_of(kind: str) -> TrainStep:
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", num_classes=5).to(memory_format=torch.channels_last)
-    step = TrainStep(model, RECIPES[kind], CPU)
-    if "fused" in kind:
-        fused = {"sgd fused": torch.optim.SGD, "adamw fused": torch.optim.AdamW}[kind]
-        options = {"momentum": 0.9, "nesterov": True} if kind == "sgd fused" else {}
-        step.optimiser = fused(model.parameters(), lr=0.0, fused=True, **options)
-        if kind == "sgd fused":
-            for parameter in model.parameters():
-                step.optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        step.skipping = type(step.skipping)(model, step.optimiser)
-    return step
+    return TrainStep(model, RECIPES[kind], CPU)
 
 
 def everything(step: TrainStep) -> dict[str, torch.Tensor]:
