@@ -26,6 +26,10 @@ def report(*, run: str = "", out: Path | None = None) -> None:
     rows = read_rows(run or newest_run())
     for path in write_report(rows, out or results.RESULTS):
         print(f"Written: {path}")
+    commit = rows[0].columns["commit"]
+    others = {row.bench for row in read_rows() if row.columns["commit"] == commit} - {row.bench for row in rows}
+    if not run and commit and others:
+        print(f"Rows of {', '.join(sorted(others))} are of other runs of this commit: --run {commit} shows all.")
 
 
 def newest_run() -> str:

@@ -116,6 +116,21 @@ def test_a_report_needs_no_network_and_can_be_read_again(results: Path) -> None:
     assert "<script" not in page([*read_rows()])
 
 
+def test_a_report_says_what_other_runs_of_the_commit_have(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    for run_, name in (("20260101T000000", "upload"), ("20260102T000000", "decode")):
+        monkeypatch.setattr(rows, "RUN", run_)
+        rows.append_rates(name, {"native": Rate.of([1.0])}, {"set": "original", "threads": 1}, torch.device("cpu"))
+    commit = read_rows()[0].columns["commit"]
+    assert bench("report") == 0
+    assert f"Rows of upload are of other runs of this commit: --run {commit} shows all." in capsys.readouterr().out
+    assert bench("report", f"--run={commit}") == 0
+    assert "other runs" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("bound", ["decode", "step"])
 def test_the_bar_of_the_bound_is_the_one_that_is_marked(bound: str) -> None:
     import torch
