@@ -13,7 +13,7 @@ import torch
 
 from bench.data import QUALITY, check_images, copied, tree_of, unusable
 from bench.options import check_positive
-from bench.rows import append_rates
+from bench.rows import added, append_rates, check_results
 from bench.timing import Rate, measure
 from convert.images import BadImage, ImagePolicy
 from convert.images import store as stored
@@ -63,6 +63,7 @@ def decode(
         workers: threads of all cores; the usable ones unless given.
     """
     check_positive(images=images, size=size, batch_size=batch_size, rounds=rounds, seconds=seconds, workers=workers)
+    check_results("decode")
     workers = usable_cores() if workers is None else workers
     with tree_of(data_dir, images, checked=False) as (tree, _):
         store = open_store(tree, "train")
@@ -92,7 +93,7 @@ def decode(
                     f"({rate.low:,.0f} to {rate.high:,.0f}, n={rate.n}), {extra[each]['megapixels_per_s']:,.0f} MP/s, "
                     f"{extra[each]['us_of_a_core']:,.0f} us of a core an image"
                 )
-    print(f"Rows added to {file}: commit them.")
+    print(added(file))
 
 
 def thread_counts(most: int) -> list[int]:

@@ -17,7 +17,7 @@ import torch
 from bench.data import BETONS, files_of, in_form, leave_cache, tree_of
 from bench.limits import memory_group
 from bench.options import check_positive
-from bench.rows import append_rates
+from bench.rows import added, append_rates, check_results
 from bench.timing import Rate
 from convert.beton import require_ffcv
 from loaders import InputError
@@ -108,6 +108,7 @@ def loaders(
     jpegs = [name for name in sets or SYSTEMS if name not in BETONS]
     if memory and jpegs:
         raise InputError(f"--memory is for sets in one file, not {jpegs[0]!r}: give --sets {','.join(BETONS)}.")
+    check_results("loaders")
     workers = usable_cores() if workers is None else workers
     chosen = sets or tuple(SYSTEMS)
     if any(name in BETONS for name in chosen):
@@ -141,7 +142,7 @@ def loaders(
                     f"n={rate.n}), {rate.ratio_to(reference):.2f}x; first batch {rate.first_s:.2f} s, "
                     f"{rate.cpu_share:.0%} of the cores, {rate.memory_bytes / 2**20:,.0f} MiB"
                 )
-    print(f"Rows added to {file}: commit them.")
+    print(added(file))
 
 
 def loader_rates(systems: Mapping[str, System], spec: Mapping[str, Any], rounds: int, memory: int) -> dict[str, Rate]:

@@ -14,7 +14,7 @@ import torch
 
 from bench.data import copied, files_of, in_form, leave_cache, tree_of
 from bench.options import check_positive
-from bench.rows import append_rates
+from bench.rows import added, append_rates, check_results
 from bench.timing import Rate, measure
 from loaders.cores import usable_cores
 from loaders.encodings import Encoded
@@ -50,6 +50,7 @@ def storage(
         workers: threads that read at random; the usable cores unless given.
     """
     check_positive(images=images, rounds=rounds, seconds=seconds, workers=workers)
+    check_results("storage")
     workers = usable_cores() if workers is None else workers
     with contextlib.ExitStack() as stack:
         if data_dir and (is_converted(data_dir) or data_dir.suffix == ".beton"):
@@ -70,7 +71,7 @@ def storage(
                     f"{form}: {what}: {extra[what]['mb_per_s']:,.0f} MB/s, {rate.median:,.0f} img/s "
                     f"({rate.low:,.0f} to {rate.high:,.0f}, n={rate.n}), {_cached_said(what, extra[what]['cached'])}"
                 )
-    print(f"Rows added to {file}: commit them.")
+    print(added(file))
 
 
 def storage_rates(
