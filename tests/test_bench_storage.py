@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,9 @@ def check_that_the_system_forgets(folder: Path) -> None:
     """Skips where it does not, as in a file system that is memory."""
     probe = folder / "probe"
     probe.write_bytes(bytes(1 << 20))
-    leave_cache(probe)
+    with probe.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     before = read_from_disks()
     probe.read_bytes()
     if read_from_disks() - before < 1 << 19:
@@ -68,6 +71,14 @@ def test_what_is_called_cold_is_read_from_the_disk(
     # Of both forms, in order and at random, once before the rounds and in each.
     assert read_from_disks() - before > 0.9 * size * 2 * 2 * 3
     assert "not cold" not in capsys.readouterr().out
+
+
+def test_what_was_just_written_leaves_the_cache_too(tmp_path: Path) -> None:
+    check_that_the_system_forgets(tmp_path)
+    path = tmp_path / "written"
+    path.write_bytes(os.urandom(8 << 20))
+    leave_cache(path)
+    assert bench_storage.share_in_memory([path]) < 0.1
 
 
 def test_a_set_that_stays_in_memory_is_not_called_cold(
