@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import skimage.data
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from bench.options import check_positive
 from bench.peers import augmenting
-from bench.rows import append_rates
+from bench.rows import added, append_rates, check_results
 from bench.timing import Rate, measure
 from loaders.augment import Augment, ColorJitter, Mix, Policy, RandAugment, TimmRandAugment
 from loaders.augment.finishing import finish_of
@@ -33,6 +34,7 @@ def augment(*, batch_size: int = 128, size: int = 224, rounds: int = 5, seconds:
         workers: threads of torch, which the compiled library takes too; Pillow, and draws on the host, have one.
     """
     check_positive(batch_size=batch_size, size=size, rounds=rounds, seconds=seconds, workers=workers)
+    check_results("augment")
     Mix().check_batch_size(batch_size)
     torch.set_num_threads(workers)
     pixels = photographs(batch_size, size)
@@ -63,15 +65,16 @@ def augment(*, batch_size: int = 128, size: int = 224, rounds: int = 5, seconds:
         "operations only": table_run(Augment(policy=RandAugment()), size),
     }
     options = {"batch": DRAWN, "size": size, "workers": workers}
-    rates = append_and_print("draws and tables", runs, rounds, seconds, options)
+    path, rates = append_and_print("draws and tables", runs, rounds, seconds, options)
     for name, rate in rates.items():
         print(f"Draws and tables of {DRAWN:,} samples, {name}: {DRAWN / rate.median * 1e3:.2f} ms.")
+    print(added(path))
 
 
 def append_and_print(
     what: str, runs: dict[str, Callable[[], int]], rounds: int, seconds: float, options: dict[str, int]
-) -> dict[str, Rate]:
-    """Measures things beside the last one of them."""
+) -> tuple[Path, dict[str, Rate]]:
+    """Measures things beside the last one of them; the file of their rows, and their rates."""
     rates = measure(runs, rounds=rounds, seconds=seconds, device=CPU)
     last = list(rates.values())[-1].median
     path = append_rates("augment", {f"{what}: {name}": rate for name, rate in rates.items()}, options, CPU)
@@ -80,8 +83,7 @@ def append_and_print(
             f"{what}: {name}: {rate.median:,.0f} img/s ({rate.low:,.0f} to {rate.high:,.0f}, n={rate.n}, "
             f"workers={options['workers']}), {rate.median / last:.2f}x"
         )
-    print(f"Rows added to {path}: commit them.")
-    return rates
+    return path, rates
 
 
 def photographs(count: int, size: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 
 from bench.data import in_form, tree_of
 from bench.options import check_positive
-from bench.rows import append_rates
+from bench.rows import added, append_rates, check_results
 from bench.timing import Rate
 from loaders.crops import CropPolicy
 from loaders.loader import BatchLoader, Plan
@@ -45,6 +45,7 @@ def bookkeeping(
         epochs: of one round.
     """
     check_positive(images=images, batch_size=batch_size, rounds=rounds, epochs=epochs)
+    check_results("bookkeeping")
     torch.set_num_threads(1)
     with tree_of(data_dir, images) as (tree, root):
         store = open_store(in_form("shards", tree, root, 1), "train")
@@ -77,7 +78,7 @@ def bookkeeping(
         f"{name}: {cost['us_per_image']} us of a core an image (n={rounds}, {1e6 / rate.high:.2f} to "
         f"{1e6 / rate.low:.2f}), {cost['percent_of_a_core']} % of a core at {GOAL:,} img/s"
     )
-    print(f"A row added to {file}: commit it.")
+    print(added(file))
 
 
 def _images_per_core_second(loader: BatchLoader, epochs: range) -> float:

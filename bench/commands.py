@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from twistnet.commands import Command
 
+ABOUT = "What bounds a run: images a second of every stage, alone and together, beside peers."
 COMMANDS = {
     "all": Command("bench.everything:everything", "Measure all stages, loaders beside peers and training, and report"),
     "smoke": Command("bench.everything:smoke", "Run the suite at its smallest, and keep nothing: does it work here?"),

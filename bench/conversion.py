@@ -14,8 +14,9 @@ from bench.data import QUALITY, tree_of
 from bench.options import check_positive
 from bench.peers.ffcv_writer import write_with_ffcv
 from bench.peers.tar_copy import copy_to_tars
-from bench.rows import append_rates
+from bench.rows import added, append_rates, check_results
 from bench.timing import Rate, measure
+from convert.beton import require_ffcv
 from convert.converting import Conversion, convert_split
 from convert.images import ImagePolicy
 from convert.sources import find_source
@@ -48,6 +49,8 @@ def conversion(
     check_positive(images=images, rounds=rounds, workers=workers)
     if links < 4:
         raise InputError(f"--links {links} is too small: take at least 4.")
+    check_results("conversion")
+    require_ffcv()
     workers = usable_cores() if workers is None else workers
     with tree_of(data_dir, images) as (tree, root):
         # This first: it decides what the server imports that all further processes are copies of.
@@ -58,7 +61,7 @@ def conversion(
         path = append_rates("conversion", rates, options, CPU)
         for what, rate in rates.items():
             print(f"{what}: {rate.median:,.0f} img/s ({rate.low:,.0f} to {rate.high:,.0f}, n={rate.n})")
-    print(f"Rows added to {path}: commit them.")
+    print(added(path))
 
 
 def copy_rates(tree: Path, out: Path, rounds: int, workers: int) -> dict[str, Rate]:

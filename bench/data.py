@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,31 +13,81 @@ import numpy as np
 from bench import made_set
 from bench.peers.ffcv_writer import write_with_ffcv
 from convert.converting import Conversion, convert_split
-from convert.images import ImagePolicy
+from convert.images import ImagePolicy, opened
+from convert.images import store as stored
 from convert.sources import find_source
-from loaders import InputError
+from convert.threads import in_threads
+from loaders import InputError, SampleError, Store, open_store
+from loaders.cores import usable_cores
 from loaders.encodings import Encoded
+from loaders.manifest import NAME, is_converted
+from loaders.reference import reason_of
 
 QUALITY = 90
+ORIGINAL = ImagePolicy.parse("original")
 BETONS = {"500 px .beton": (500, "jpg"), "400 px .beton": (400, "jpg"), "raw 256 px .beton": (256, "raw")}
 
 
 @contextlib.contextmanager
-def tree_of(data_dir: Path | None, images: int) -> Iterator[tuple[Path, Path]]:
+def tree_of(data_dir: Path | None, images: int, *, checked: bool = True) -> Iterator[tuple[Path, Path]]:
     """A tree with a folder train/, and an empty folder that is removed afterwards.
 
     Args:
         data_dir: the tree, if there is one.
         images: to make otherwise.
+        checked: whether all its training images are decoded once, as those do that read all of them.
 
     Raises:
-        InputError: where `data_dir` is no such tree.
+        InputError: where `data_dir` is no such tree, or has an image that cannot be decoded.
     """
-    if data_dir and not (data_dir / "train").is_dir():
-        raise InputError(f"{data_dir} has no folder train/: name a tree of images, or leave --data_dir out.")
+    if data_dir:
+        _check_tree(data_dir)
+        if checked:
+            store = open_store(data_dir, "train")
+            check_images(store, range(len(store)))
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         yield data_dir or made_set.make_tree(root / made_set.NAME, images=images), root
+
+
+def check_images(store: Store, samples: Sequence[int]) -> None:
+    """Decodes images as far as it takes to know that a conversion and a decoder will take them.
+
+    Raises:
+        InputError: for one that they would not, which it names.
+    """
+
+    def check(place: int) -> None:
+        sample = samples[place]
+        try:
+            data = bytes(store.read(sample))
+            stored(data, ORIGINAL)
+            with opened(data) as image:
+                image.draft("RGB", (1, 1))  # an eighth of the sides: all bits are read, and few pixels made
+                image.load()
+        except SampleError as error:
+            raise unusable(error.key, error.reason) from error
+        except Exception as error:  # Pillow's plug-ins raise nearly anything on hostile bytes
+            raise unusable(store.key(sample), reason_of(error)) from error
+
+    in_threads(check, len(samples), usable_cores(), desc="checked")
+
+
+def unusable(key: str, reason: str) -> InputError:
+    """What is said of an image that cannot be measured with."""
+    return InputError(f"{key} cannot be decoded ({reason}): mend or remove it, and measure again.")
+
+
+def _check_tree(path: Path) -> None:
+    if is_converted(path):
+        raise InputError(
+            f"{path} is a converted set (it holds {NAME}), and this bench makes its own sets of a tree: name the tree "
+            "that it was converted from, leave --data_dir out, or measure the set by bench storage or bench train."
+        )
+    if path.is_file():
+        raise InputError(f"{path} is a file, no folder: name a tree of images, or leave --data_dir out.")
+    if not (path / "train").is_dir():
+        raise InputError(f"{path} has no folder train/: name a tree of images, or leave --data_dir out.")
 
 
 def in_form(form: str, tree: Path, root: Path, workers: int) -> Path:
@@ -77,6 +127,7 @@ def files_of(path: Path) -> list[Path]:
 def leave_cache(path: Path) -> None:
     """As after a restart: the system's cache forgets the set. What a process has mapped stays."""
     for file in files_of(path):
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())
-            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        with file.open("rb") as reading:
+            with contextlib.suppress(OSError):  # of a file system that is read only, where nothing waits to be written
+                os.fsync(reading.fileno())  # what was written and is not on the disk yet would stay
+            os.posix_fadvise(reading.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from bench.data import QUALITY, copied, tree_of
+from bench.data import QUALITY, check_images, copied, tree_of, unusable
 from bench.options import check_positive
-from bench.rows import append_rates
+from bench.rows import added, append_rates, check_results
 from bench.timing import Rate, measure
-from convert.images import ImagePolicy
+from convert.images import BadImage, ImagePolicy
 from convert.images import store as stored
 from loaders import CropPolicy, dali_graph, ffcv
 from loaders.choosing import make_decoder
@@ -63,16 +63,20 @@ def decode(
         workers: threads of all cores; the usable ones unless given.
     """
     check_positive(images=images, size=size, batch_size=batch_size, rounds=rounds, seconds=seconds, workers=workers)
+    check_results("decode")
     workers = usable_cores() if workers is None else workers
-    with tree_of(data_dir, images) as (tree, _):
+    with tree_of(data_dir, images, checked=False) as (tree, _):
         store = open_store(tree, "train")
-        some = np.random.default_rng(0).permutation(len(store))[:images]
-        originals = [bytes(store.read(int(sample))) for sample in some]
+        some = np.random.default_rng(0).permutation(len(store))[:images].tolist()
+        check_images(store, some)
+        originals = {store.key(sample): bytes(store.read(sample)) for sample in some}
+    for why in left_out():
+        print(f"Left out: {why}.")
     for name, policy in POLICIES.items():
         data = in_memory(originals, name)
         for threads in thread_counts(workers):
             options = {"batch": batch_size, "size": size, "rounds": rounds, "seconds": seconds, "threads": threads}
-            rates, megapixels = decode_rates(data, **options)  # type: ignore[arg-type]
+            rates, megapixels = decode_rates(data, list(originals), **options)  # type: ignore[arg-type]
             extra = {
                 each: {
                     "megapixels_per_s": round(megapixels * rate.median, 1),
@@ -85,11 +89,11 @@ def decode(
             file = append_rates("decode", rates, about | {"batch": batch_size}, CPU, extra)
             for each, rate in rates.items():
                 print(
-                    f"{name}, {threads} threads: {each}: {rate.median:,.0f} img/s ({rate.low:,.0f} to "
-                    f"{rate.high:,.0f}, n={rate.n}), {extra[each]['megapixels_per_s']:,.0f} MP/s, "
+                    f"{name}, {threads} {'thread' if threads == 1 else 'threads'}: {each}: {rate.median:,.0f} img/s "
+                    f"({rate.low:,.0f} to {rate.high:,.0f}, n={rate.n}), {extra[each]['megapixels_per_s']:,.0f} MP/s, "
                     f"{extra[each]['us_of_a_core']:,.0f} us of a core an image"
                 )
-    print(f"Rows added to {file}: commit them.")
+    print(added(file))
 
 
 def thread_counts(most: int) -> list[int]:
@@ -97,18 +101,47 @@ def thread_counts(most: int) -> list[int]:
     return sorted({min(2**power, most) for power in range(most.bit_length() + 1)})
 
 
-def in_memory(originals: Sequence[bytes], name: str) -> list[Encoded]:
-    """Images as a converted set of one of POLICIES holds them."""
+def left_out() -> list[str]:
+    """Why decoders cannot be measured here, of those that cannot."""
+    return [why for why in dict.fromkeys((why_missing(), ffcv.why_missing(), dali_graph.why_missing())) if why]
+
+
+def in_memory(originals: Mapping[str, bytes], name: str) -> list[Encoded]:
+    """Images as a converted set of one of POLICIES holds them.
+
+    Args:
+        originals: by what names each to a person.
+        name: of the policy.
+
+    Raises:
+        InputError: for one that cannot be converted.
+    """
     policy = ImagePolicy.parse(POLICIES[name], QUALITY)
-    if name == _RAW:
-        return [decoded(stored(image, policy).data) for image in originals]
-    return [stored(image, policy).data for image in originals]
+    found: list[Encoded] = []
+    for key, image in originals.items():
+        try:
+            data = stored(image, policy).data
+        except BadImage as error:
+            raise unusable(key, str(error)) from error
+        found.append(decoded(data) if name == _RAW else data)
+    return found
 
 
 def decode_rates(
-    data: Sequence[Encoded], *, batch: int, size: int, rounds: int, seconds: float, threads: int
+    data: Sequence[Encoded],
+    keys: Sequence[str],
+    *,
+    batch: int,
+    size: int,
+    rounds: int,
+    seconds: float,
+    threads: int,
 ) -> tuple[dict[str, Rate], float]:
-    """Rates of the installed decoders that take such images, reference last; megapixels of an image in the mean."""
+    """Rates of the installed decoders that take such images, reference last; megapixels of an image in the mean.
+
+    Raises:
+        InputError: for an image that a decoder cannot decode, by its key.
+    """
     raw = isinstance(data[0], np.ndarray)
     names = ["native"] if why_missing() is None else []
     names += ["ffcv"] if ffcv.why_missing() is None else []
@@ -123,12 +156,18 @@ def decode_rates(
             megapixels = float(sizes.prod(axis=1).mean()) / 1e6
             # As a loader calls them: `dali` gives a batch half of its threads.
             pool = stack.enter_context(ThreadPoolExecutor(min(BATCHES_AT_ONCE, threads)))
-            runs[name] = _all_of(decoder, pool, data, sizes, batch, size)
+            runs[name] = _all_of(decoder, pool, data, keys, sizes, batch, size)
         return measure(runs, rounds=rounds, seconds=seconds, device=CPU), megapixels
 
 
 def _all_of(
-    decoder: Decoder, pool: ThreadPoolExecutor, data: Sequence[Encoded], sizes: np.ndarray, batch: int, size: int
+    decoder: Decoder,
+    pool: ThreadPoolExecutor,
+    data: Sequence[Encoded],
+    keys: Sequence[str],
+    sizes: np.ndarray,
+    batch: int,
+    size: int,
 ) -> Callable[[], int]:
     ids = np.arange(len(data))
     boxes = CropPolicy().boxes(0, 0, ids, sizes, train=True)
@@ -140,7 +179,8 @@ def _all_of(
             own.out = np.empty((batch, size, size, 3), dtype=np.uint8)
         these = slice(first, min(first + batch, len(data)))
         failures = decoder.decode(data[these], boxes[these], flips[these], own.out[: these.stop - first])
-        assert not failures
+        for place, reason in failures.items():
+            raise unusable(keys[first + place], f"by {decoder.name}: {reason}")
 
     def run() -> int:
         list(pool.map(one, range(0, len(data), batch)))

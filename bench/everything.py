@@ -15,13 +15,14 @@ import torch
 
 from bench import rows
 from bench.data import tree_of
-from bench.loaders import SYSTEMS
 from bench.options import check_positive
 from bench.reading import read_rows
 from bench.report import write_report
+from bench.rows import added, append_rows, check_results, columns_after, columns_before
 from bench.steps import SEPARATE
 from loaders import InputError
 from loaders.cores import usable_cores
+from twistnet import environment
 from twistnet.weights import REPOSITORY
 
 # Of the time that all take, as on two cores.
@@ -49,7 +50,8 @@ def everything(
 ) -> None:
     """Measures storage, decoding, augmentation, uploads, loaders beside their peers, steps and training, and reports.
 
-    Where there is a CUDA card, also all that `bench gpu` checks and measures.
+    Where there is a CUDA card, also all that `bench gpu` checks and measures. What is not installed is left out, and
+    named. In the end bench/results/all.csv gets a row with the seconds that all of it took.
 
     Args:
         data_dir: a tree with a folder train/; photographs that packages ship are cut to ImageNet's sizes unless given.
@@ -61,12 +63,22 @@ def everything(
         seconds: of one thing in one round, at least.
     """
     check_positive(images=images, size=size, batch_size=batch_size, workers=workers, rounds=rounds, seconds=seconds)
+    for name in ("all", *SHARES):
+        check_results(name)
+    began, device = time.perf_counter(), torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    count = usable_cores() if workers is None else workers
     with tree_of(data_dir, images) as (tree, _):
-        count = usable_cores() if workers is None else workers
-        options = _options(tree, tuple(SYSTEMS), MODELS, size, batch_size, count, rounds, seconds)
-        run(options | ({"gpu": {}} if torch.cuda.is_available() else {}), rows.RESULTS)
-    for path in write_report(read_rows(rows.RUN), rows.RESULTS):
+        options = _options(tree, (), MODELS, size, batch_size, count, rounds, seconds)
+        options |= {"gpu": {}} if device.type == "cuda" else {}
+        drawn = _can_draw()
+        run(options, rows.RESULTS)
+        chosen = {"data": tree.name, "size": size, "batch": batch_size, "workers": count, "rounds": rounds}
+    for path in write_report(read_rows(rows.RUN), rows.RESULTS) if drawn else []:
         print(f"Written: {path}")
+    about, took = environment.describe(device), round(time.perf_counter() - began, 1)
+    row = {"what": "all", "seconds": took, "benches": len(options)}
+    row = columns_before(about) | row | columns_after(about, chosen | {"seconds": seconds})
+    print(f"All of it took {took / 60:.1f} min. {added(append_rows('all', [row]))}")
 
 
 def smoke() -> None:
@@ -76,8 +88,20 @@ def smoke() -> None:
         results = Path(folder) / "results"
         run(_options(tree, ("shards",), ("twistnet18", "test_resnet"), 32, 8, 1, 1, 0.01), results)
         found = [row for file in sorted(results.glob("*.csv")) for row in read_rows(str(file))]
-        assert all(path.stat().st_size for path in write_report(found, results))
+        empty = [path.name for path in write_report(found, results) if not path.stat().st_size] if _can_draw() else []
+        if empty:
+            raise InputError(f"the report's {empty[0]} is empty: the suite does not work here.")
     print(f"The suite works here ({time.perf_counter() - began:.0f} s); nothing of it was kept.")
+
+
+def _can_draw() -> bool:
+    """Whether there will be a report; says so where there will be none."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        print(f"Left out: the report, whose pictures need matplotlib ({error}): pip install 'twistnet[plots]'.")
+        return False
+    return True
 
 
 def _options(
@@ -90,7 +114,7 @@ def _options(
     rounds: int,
     seconds: float,
 ) -> dict[str, dict[str, Any]]:
-    """Of every bench, by its name."""
+    """Of every bench, by its name; without `sets` all that can be made here."""
     timed = {"rounds": rounds, "seconds": seconds}
     loading = {**timed, "data_dir": tree.resolve(), "workers": workers}
     return {
@@ -98,7 +122,12 @@ def _options(
         "decode": {**loading, "size": size, "images": 8 * batch_size, "batch_size": 2 * batch_size},
         "augment": {**timed, "size": size, "batch_size": 2 * batch_size, "workers": workers},
         "upload": {**timed, "size": size, "batch_size": batch_size},
-        "loaders": {**loading, "size": size, "batch_size": 4 * batch_size, "sets": ",".join(sets)},
+        "loaders": {
+            **loading,
+            "size": size,
+            "batch_size": 4 * batch_size,
+            **({"sets": ",".join(sets)} if sets else {}),
+        },
         "step": {**timed, "size": size, "batch_sizes": batch_size, "models": ",".join(models)},
         "train": {**loading, "size": size, "batch_size": batch_size, "model": models[-2]},
     }

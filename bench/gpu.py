@@ -20,7 +20,7 @@ from bench.conversion import link
 from bench.gpu_augmenting import augment_rates
 from bench.options import check_positive
 from bench.pixels import PixelStore
-from bench.rows import append_rates
+from bench.rows import added, append_rates, check_results
 from bench.steps import SEPARATE, TimedStep, block_rates, step_rates
 from bench.timing import Rate, measure
 from bench.upload import upload_rates
@@ -56,6 +56,7 @@ def gpu(*, batch_size: int = 256, size: int = 224, rounds: int = 5, seconds: flo
     check_positive(batch_size=batch_size, size=size, rounds=rounds, seconds=seconds)
     if not torch.cuda.is_available():
         raise InputError("this machine has no CUDA card: run python -m bench gpu where there is one.")
+    check_results("gpu")
     recipe = named("guide").with_changes(size=size, batch_size=batch_size, amp=True)
     with tempfile.TemporaryDirectory() as folder:
         data = make_demo_sets(Path(folder) / "demo", progress=False).photographs
@@ -73,7 +74,7 @@ def gpu(*, batch_size: int = 256, size: int = 224, rounds: int = 5, seconds: flo
             about = "".join(f", {key} {value}" for key, value in more.items())
             for what, rate in found.items():
                 print(f"{what}{about}: {rate.median:,.0f} img/s ({rate.low:,.0f} to {rate.high:,.0f}, n={rate.n})")
-    print(f"Rows added to {path}: commit them.")
+    print(added(path))
 
 
 def measured(

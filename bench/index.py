@@ -13,8 +13,9 @@ import torch
 
 from bench.options import check_positive
 from bench.peers.ffcv_writer import write_pixels_with_ffcv
-from bench.rows import append_rates
+from bench.rows import added, append_rates, check_results
 from bench.timing import Rate, measure
+from convert.beton import require_ffcv
 from loaders import open_store
 from loaders.beton import ALLOCATION, FIELD, HEADER, IMAGE, LABEL
 from loaders.manifest import FORMAT, INDEX_DTYPE, NAME, FileEntry
@@ -32,6 +33,8 @@ def index(*, rounds: int = 5, samples: int = 1_300_000) -> None:
         samples: in each set.
     """
     check_positive(rounds=rounds, samples=samples)
+    check_results("index")
+    require_ffcv()
     with tempfile.TemporaryDirectory() as folder:
         rates = index_rates(Path(folder), samples, rounds)
     path = append_rates("index", rates, {"samples": samples}, CPU)
@@ -39,7 +42,7 @@ def index(*, rounds: int = 5, samples: int = 1_300_000) -> None:
         print(
             f"{what}: {samples / rate.median:.3f} s ({samples / rate.high:.3f} to {samples / rate.low:.3f}, n={rate.n})"
         )
-    print(f"Rows added to {path}: commit them.")
+    print(added(path))
 
 
 def index_rates(root: Path, samples: int, rounds: int) -> dict[str, Rate]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import statistics
 import tempfile
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Literal
 
 from bench.learning_set import make_learning_set, photographs_in
 from bench.options import check_positive
-from bench.rows import append_rows
+from bench.rows import added, append_rows, check_results, columns_after, columns_before
 from twistnet import distributed, environment
 from twistnet.building import check_model
 from twistnet.job import Job
@@ -44,10 +43,12 @@ def learning(
         device: where to train; auto takes a CUDA card where there is one.
     """
     check_positive(epochs=epochs, size=size, per_class=per_class, workers=workers)
+    check_results("learning")
     for model in models:
         check_model(model)
     found = photographs_in(photographs)
     val, images = max(per_class // 5, 1), len(found) * per_class
+    options = {"recipe": recipe, "epochs": epochs, "size": size, "classes": len(found), "images": images}
     scores: dict[str, list[float]] = {model: [] for model in models}
     with tempfile.TemporaryDirectory() as folder, distributed.join(device) as world:
         tree = make_learning_set(found, Path(folder) / "set", train=per_class - val, val=val)
@@ -59,20 +60,15 @@ def learning(
                 outcome = train(job, settled, world)
                 scores[model].append(outcome.last.top1)
                 row = {
-                    "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-                    "commit": about["commit"],
-                    "device": about["card"] or "cpu",
                     "model": model,
                     "seed": seed,
                     "val_top1": round(outcome.last.top1, 4),
                     "val_loss": round(outcome.last.loss, 4),
                     "val_samples": outcome.last.samples,
-                    "options": f"recipe={recipe} epochs={epochs} size={size} classes={len(found)} images={images}",
-                    "versions": " ".join(f"{name}={version}" for name, version in about["packages"].items()),
                 }
-                path = append_rows("learning", [row])
+                path = append_rows("learning", [columns_before(about) | row | columns_after(about, options)])
     print(f"{len(found)} classes, {images:,} images, {epochs} epochs at {size} px:")
     for model, each in scores.items():
         spread = statistics.stdev(each) if len(each) > 1 else 0.0
         print(f"{model}: {statistics.mean(each):.2%} (std {spread:.2%}, n={len(each)})")
-    print(f"Rows added to {path}: commit them.")
+    print(added(path))

@@ -11,16 +11,31 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from bench.timing import peak_bytes
-from loaders import CropPolicy, open_loader
+from loaders import CropPolicy, InputError, dali_graph, ffcv, open_loader
+from loaders.errors import one_line
+from loaders.native import library as native
 from twistnet.recipes import named
 
 _TICKS = os.sysconf("SC_CLK_TCK")  # a second
 _POLL_S, _REST_S, _RESTLESS_S = 0.02, 0.1, 30.0
+
+
+# What keeps each of our decoders from being measured.
+_LACKS: Mapping[str, Callable[[], str | None]] = {
+    "native": native.why_missing,
+    "ffcv": ffcv.why_missing,
+    "dali": dali_graph.why_missing,
+    "dali+native": lambda: dali_graph.why_missing() or native.why_missing(),
+    "reference": lambda: None,
+}
+# What brings a peer that is not installed, by its module.
+_BRINGS = {"ffcv": "'twistnet[ffcv]'", "nvidia": "'twistnet[dali]'"}
 
 
 def ours(
@@ -109,16 +124,28 @@ def _cpu_ticks(pid: int) -> int:
 def main(spec: dict[str, Any]) -> None:
     """Says that it is ready; then runs rounds of at least `seconds`, in whole epochs, and prints JSON for each.
 
-    A round lasts until the loader is at rest.
+    A round lasts until the loader is at rest. Where a package is missing it says so, as `missing`, and ends.
     """
     module, _, name = spec["system"].partition(":")
-    make = ours if module == "ours" else getattr(importlib.import_module(f"bench.peers.{module}"), name or "batches")
+    make: Callable[..., Iterator[Iterator[int]]]
+    try:
+        if module == "ours":
+            make, missing = ours, _LACKS[spec["options"].get("decoder", "native")]()
+        else:
+            make = getattr(importlib.import_module(f"bench.peers.{module}"), name or "batches")
+            missing = None
+    except ImportError as error:
+        package = (error.name or "").partition(".")[0]
+        missing = f"{one_line(error)}: pip install {_BRINGS.get(package, package)}"
+    if missing:
+        print(json.dumps({"missing": missing}), flush=True)
+        return
     if spec["group"]:
         Path(spec["group"]).write_text(str(os.getpid()))
     options = {key: spec[key] for key in ("batch_size", "size", "workers")} | spec.get("options", {})
     epochs = make(Path(spec["path"]), **options)
     first: float | None = None
-    print("ready", flush=True)
+    print(json.dumps({"ready": True}), flush=True)
     for _ in sys.stdin:
         begun, worked, images = time.perf_counter(), cpu_s(), 0
         while not images or time.perf_counter() - begun < spec["seconds"]:
@@ -135,5 +162,19 @@ def main(spec: dict[str, Any]) -> None:
         print(json.dumps(report), flush=True)
 
 
+def told(error: Exception) -> str:
+    """What a loader has failed with, in a line: of a worker process's error, whose message is a traceback, its end."""
+    if isinstance(error, InputError):
+        return str(error)
+    lines = str(error).strip().splitlines()
+    return one_line(lines[-1] if lines else type(error).__name__, 300)
+
+
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    try:
+        main(json.loads(sys.argv[1]))
+    except Exception as error:  # whatever a peer raises is the one line that the bench ends with
+        if os.environ.get("TWISTNET_TRACEBACK", "0") not in ("", "0"):
+            traceback.print_exc()
+        print(json.dumps({"error": told(error)}), flush=True)
+        sys.exit(1)

@@ -17,8 +17,9 @@ import torch
 from bench.data import BETONS, files_of, in_form, leave_cache, tree_of
 from bench.limits import memory_group
 from bench.options import check_positive
-from bench.rows import append_rates
+from bench.rows import added, append_rates, check_results
 from bench.timing import Rate
+from convert.beton import require_ffcv
 from loaders import InputError
 from loaders.cores import usable_cores
 from twistnet.weights import REPOSITORY
@@ -83,6 +84,9 @@ def loaders(
 ) -> None:
     """Measures whole loaders, each in a process of its own, and adds rows to bench/results/loaders.csv.
 
+    Those whose packages are not installed are left out, and named; without FFCV also the sets that it writes, unless
+    --sets asks for them.
+
     Args:
         data_dir: a tree with a folder train/; photographs that packages ship are cut to ImageNet's sizes unless given.
         batch_size: images of a batch.
@@ -104,9 +108,19 @@ def loaders(
     jpegs = [name for name in sets or SYSTEMS if name not in BETONS]
     if memory and jpegs:
         raise InputError(f"--memory is for sets in one file, not {jpegs[0]!r}: give --sets {','.join(BETONS)}.")
+    check_results("loaders")
     workers = usable_cores() if workers is None else workers
+    chosen = sets or tuple(SYSTEMS)
+    if any(name in BETONS for name in chosen):
+        try:
+            require_ffcv()
+        except InputError as error:
+            if sets:
+                raise
+            chosen = tuple(name for name in chosen if name not in BETONS)
+            print(f"Left out: {', '.join(BETONS)}: {error}")
     with tree_of(data_dir, images) as (tree, root):
-        for name in sets or SYSTEMS:
+        for name in chosen:
             path = in_form(name.removeprefix("augmented "), tree, root, workers)
             leave_cache(path)
             spec = {"path": str(path), "batch_size": batch_size, "size": size, "workers": workers, "seconds": seconds}
@@ -128,17 +142,20 @@ def loaders(
                     f"n={rate.n}), {rate.ratio_to(reference):.2f}x; first batch {rate.first_s:.2f} s, "
                     f"{rate.cpu_share:.0%} of the cores, {rate.memory_bytes / 2**20:,.0f} MiB"
                 )
-    print(f"Rows added to {file}: commit them.")
+    print(added(file))
 
 
 def loader_rates(systems: Mapping[str, System], spec: Mapping[str, Any], rounds: int, memory: int) -> dict[str, Rate]:
     """Rates of loaders over one set, of a process each.
 
     Args:
-        systems: by name.
+        systems: by name; those whose packages are missing are left out, and named.
         spec: path, batch_size, size, workers and seconds, as `bench.loader_process` takes them.
         rounds: interleaved rounds.
         memory: bytes that each may take; 0 for no limit.
+
+    Raises:
+        InputError: where one fails, or none is installed.
     """
     with _processes(systems, spec, memory) as processes:
         for _ in range(rounds + 1):  # one warms up
@@ -150,8 +167,8 @@ def loader_rates(systems: Mapping[str, System], spec: Mapping[str, Any], rounds:
 class _Process:
     """A loader in a process of its own."""
 
-    def __init__(self, system: System, spec: Mapping[str, Any]) -> None:
-        self._name = system.name
+    def __init__(self, name: str, system: System, spec: Mapping[str, Any]) -> None:
+        self._name = name
         text = json.dumps({**spec, "system": system.name, "options": system.options})
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.loader_process", text],
@@ -167,7 +184,7 @@ class _Process:
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
-        self._reports.append(json.loads(self.read()))
+        self._reports.append(self.read())
 
     def rate(self) -> Rate:
         """Of the rounds, as the process has measured them itself; the first is the one before those that count."""
@@ -180,13 +197,20 @@ class _Process:
             memory_bytes=max(report["memory_bytes"] for report in counted),
         )
 
-    def read(self) -> str:
-        """The next line that it prints."""
+    def read(self) -> dict[str, Any]:
+        """The next that it has to say.
+
+        Raises:
+            InputError: where it has failed.
+        """
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             raise InputError(f"{self._name} ended with code {self._process.wait()}: see what it printed.")
-        return line
+        said: dict[str, Any] = json.loads(line)
+        if "error" in said:
+            raise InputError(f"the loader {self._name} has failed: {said['error'].rstrip('.')}.")
+        return said
 
     def close(self) -> None:
         self._process.kill()
@@ -205,8 +229,15 @@ def _processes(systems: Mapping[str, System], spec: Mapping[str, Any], memory: i
                 copy = str(shutil.copy(path, path.with_name(f"{number}-{path.name}")))
                 leave_cache(Path(copy))
                 own = {"group": str(stack.enter_context(memory_group(memory, number))), "path": copy}
-            processes[name] = _Process(system, {**spec, **own})
+            processes[name] = _Process(name, system, {**spec, **own})
             stack.callback(processes[name].close)
-        for process in processes.values():
-            process.read()  # "ready": imports are over
-        yield processes
+        ready = {}
+        for name, process in processes.items():
+            missing = process.read().get("missing")  # or it is ready: imports are over
+            if missing:
+                print(f"Left out: {name}: {missing}.")
+            else:
+                ready[name] = process
+        if not ready:
+            raise InputError("no loader of this set is installed: twistnet doctor says what is missing.")
+        yield ready

@@ -13,8 +13,6 @@ import statistics
 from pathlib import Path
 
 import numpy as np
-import skimage.data
-import sklearn.datasets
 from PIL import Image
 
 from convert.threads import in_threads
@@ -57,6 +55,9 @@ def make_tree(out: Path, *, images: int, seed: int = 0) -> Path:
 
 
 def _photographs() -> dict[str, Image.Image]:
+    import skimage.data  # with a tree of one's own, and for reports and plans, neither need be installed
+    import sklearn.datasets
+
     arrays = {name: getattr(skimage.data, name)() for name in (*_COLOUR, *_GRAY)}
     china, flower = sklearn.datasets.load_sample_images().images
     return {name: Image.fromarray(np.asarray(array)).convert("RGB") for name, array in arrays.items()} | {

@@ -94,15 +94,19 @@ def table(rows: Sequence[Row]) -> list[str]:
     for ratio in peers(rows):
         ours, theirs = ratio.ours, ratio.theirs
         first, memory = (
-            [f"{row.number(column):{form}}" for row in (ours, theirs)]
-            for column, form in (("first_batch_s", ".1f"), ("memory_mib", ",.0f"))
+            [_measured(row, column, form, unit) for row in (ours, theirs)]
+            for column, form, unit in (("first_batch_s", ".1f", "s"), ("memory_mib", ",.0f", "MiB"))
         )
         lines.append(
             f"| {ratio.peer} | {ratio.shown_set} | {theirs.images_per_s:,.0f} | {ours.images_per_s:,.0f} "
             f"| {ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f}, {len(ratio.each)}) "
-            f"| {first[0]} s, {first[1]} s | {memory[0]} MiB, {memory[1]} MiB |"
+            f"| {first[0]}, {first[1]} | {memory[0]}, {memory[1]} |"
         )
     return lines
+
+
+def _measured(row: Row, column: str, form: str, unit: str) -> str:
+    return f"{row.number(column):{form}} {unit}" if row.columns.get(column) else "not measured"
 
 
 def _last(rows: Sequence[Row], name: str, whats: Sequence[str]) -> Row | None:

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench import rows
 from loaders import InputError
 from loaders.errors import one_line
+
+_RATE = "images_per_s"
+# Of every file of rows, and of those with a rate.
+_ALWAYS = ("date", "commit", "options", "versions")
+_WITH_A_RATE = (
+    *("run", "dirty", "device", "driver", "cores", "host_gib", "what", "low", "high", "n", "rounds", "ratio"),
+    *("first_batch_s", "cpu_share", "memory_mib", "card_mib"),
+)
+_WORDS = {*_ALWAYS, "bench", "run", "dirty", "device", "driver", "what", "bound_by", "model"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,11 +73,14 @@ def read_rows(which: str = "") -> list[Row]:
             report; all rows of bench/results unless given.
 
     Raises:
-        InputError: where there are none.
+        InputError: where there are none, or a file is damaged.
     """
     path = Path(which)
     if path.suffix in (".csv", ".json"):
-        return [row for row in _file(path) if row.images_per_s]
+        found = [row for row in _file(path) if row.images_per_s]
+        if not found:
+            raise InputError(f"{path} has no row with images a second: name another file, or a run.")
+        return found
     is_folder = bool(which) and path.is_dir()
     folder = path if is_folder else rows.RESULTS
     found = [row for path in sorted(folder.glob("*.csv")) for row in _file(path) if row.images_per_s]
@@ -89,16 +103,87 @@ def newest(found: Iterable[Row], bench: str, **options: str) -> list[Row]:
     return [row for row, when in zip(fitting, made, strict=True) if when == latest]
 
 
+class _Damaged(ValueError):
+    """What is wrong with a file of rows, as it goes on after the file's name or a line's."""
+
+
 def _file(path: Path) -> list[Row]:
     try:
-        text = path.read_text()
-        if path.suffix == ".json":
-            return [_row(each["bench"], each) for each in json.loads(text)["rows"]]
-        return [_row(path.stem, each) for each in csv.DictReader(text.splitlines())]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        data = path.read_bytes()
+    except OSError as error:
         raise InputError(
-            f"{path} cannot be read as rows ({one_line(error)}): name a CSV or JSON of the bench."
+            f"{path} cannot be read as rows ({one_line(error.strerror or error)}): name a CSV or JSON of the bench."
         ) from error
+    try:
+        return _of_json(data) if path.suffix == ".json" else [_row(path.stem, each) for each in _lines(data)]
+    except _Damaged as error:
+        raise InputError(f"{path} cannot be read as rows: {error}.") from error
+
+
+def _of_json(data: bytes) -> list[Row]:
+    try:
+        found = json.loads(data)["rows"]
+        made = [{key: str(value) for key, value in each.items()} for each in found]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _Damaged(f"it is no JSON of a report ({one_line(error, 80)}), name one or a CSV of the bench") from error
+    for number, each in enumerate(made, 1):
+        lacks = next((name for name in ("bench", *_ALWAYS, *_WITH_A_RATE, _RATE) if name not in each), None)
+        if lacks:
+            raise _Damaged(f"row {number} has no {lacks}, write the report anew")
+        if wrong := _no_number(each):
+            raise _Damaged(f"row {number} {wrong}, write the report anew")
+    return [_row(each["bench"], each) for each in made]
+
+
+def _lines(data: bytes) -> Iterator[dict[str, str]]:
+    """The rows of a CSV.
+
+    Raises:
+        _Damaged: at the first line that is not whole.
+    """
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise _Damaged(f"line {line} holds bytes that are no text, remove the line") from error
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header: list[str] = []
+    while True:
+        line = reader.line_num + 1  # of those that a torn quote would run on over, the first
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise _Damaged(f"line {line} is torn ({one_line(error)}), remove the line") from error
+        if cells is None:
+            break
+        if not header:
+            header = cells
+            wanted = (*_ALWAYS, *(_WITH_A_RATE if _RATE in header else ()))
+            lacks = next((name for name in wanted if name not in header), None)
+            if lacks:
+                raise _Damaged(f"line 1 has no column {lacks}, which every row of the bench has, move the file away")
+        elif cells:
+            if len(cells) != len(header):
+                raise _Damaged(f"line {line} has {len(cells)} cells of {len(header)}, remove the line")
+            row = dict(zip(header, cells, strict=True))
+            if wrong := _no_number(row):
+                raise _Damaged(f"line {line} {wrong}, remove the line")
+            yield row
+    if text and not text.endswith("\n"):
+        raise _Damaged(f"line {reader.line_num} has no end, as if its writing had been cut short, remove the line")
+
+
+def _no_number(row: Mapping[str, str]) -> str | None:
+    """What is said of the first cell that should hold numbers and does not; an empty one was not measured."""
+    for column, cell in row.items():
+        for value in cell.split() if column == "rounds" else [cell] if column not in _WORDS and cell else []:
+            try:
+                number = float(value)
+            except ValueError:
+                number = math.nan
+            if not math.isfinite(number):
+                return f"has {value[:40]!r} as {column}, which is no number"
+    return None
 
 
 def _row(bench: str, columns: Mapping[str, str]) -> Row:
@@ -107,5 +192,5 @@ def _row(bench: str, columns: Mapping[str, str]) -> Row:
 
 
 def _runs() -> str:
-    found = {row.columns["run"] for path in rows.RESULTS.glob("*.csv") for row in _file(path)} - {""}
+    found = {row.columns.get("run", "") for path in rows.RESULTS.glob("*.csv") for row in _file(path)} - {""}
     return ", ".join(sorted(found)[-5:]) or "(none yet)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 
+from bench import rows as results
 from bench.guide import guide_rows
 from bench.ratios import table
 from bench.reading import Row, read_rows
@@ -17,7 +18,16 @@ TABLES: Mapping[str, Callable[[Sequence[Row]], list[str]]] = {"ratios": table, "
 
 
 def readme() -> None:
-    """Writes the tables anew between <!-- bench: NAME --> and <!-- bench: end -->, from the rows of bench/results."""
+    """Writes the tables anew between <!-- bench: NAME --> and <!-- bench: end -->, from the rows of bench/results.
+
+    Raises:
+        InputError: where TWISTNET_BENCH_RESULTS stands for other rows, or a table would lose lines; nothing is written.
+    """
+    if results.RESULTS != results.COMMITTED:
+        raise InputError(
+            f"the README's tables are of the rows in {results.COMMITTED}, and TWISTNET_BENCH_RESULTS names "
+            f"{results.RESULTS}: unset it."
+        )
     rows = read_rows()
     text = README.read_text()
     for name, lines_of in TABLES.items():
@@ -30,10 +40,17 @@ def replaced(text: str, name: str, lines: Sequence[str]) -> str:
     """The text with one table written anew.
 
     Raises:
-        InputError: where the text has no marks for it.
+        InputError: where the text has no marks for it, or has more lines there than there are rows for.
     """
     begin, end = f"<!-- bench: {name} -->", "<!-- bench: end -->"
-    marked = re.compile(f"{re.escape(begin)}\n.*?{re.escape(end)}", re.DOTALL)
-    if not marked.search(text):
+    marked = re.compile(f"{re.escape(begin)}\n(.*?){re.escape(end)}", re.DOTALL)
+    found = marked.search(text)
+    if not found:
         raise InputError(f"the README has no table {name}: put {begin} and {end} where it is to stand.")
+    there = len(found[1].splitlines())
+    if len(lines) < there:
+        raise InputError(
+            f"the rows make {len(lines)} lines of the README's table {name}, which has {there}: bring back the rows "
+            "that are missing, or take its other lines out by hand first."
+        )
     return marked.sub(lambda _: "\n".join([begin, *lines, end]), text)

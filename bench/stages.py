@@ -12,7 +12,7 @@ from PIL import Image
 
 from bench.data import in_form, tree_of
 from bench.options import check_positive
-from bench.rows import append_rates
+from bench.rows import added, append_rates, check_results
 from bench.timing import measure
 from loaders.crops import CropPolicy
 from loaders.native.decoder import NativeDecoder
@@ -40,6 +40,7 @@ def stages(
         seconds: of each stage in one round, at least.
     """
     check_positive(images=images, size=size, rounds=rounds, seconds=seconds)
+    check_results("stages")
     decoder = NativeDecoder()
     with tree_of(data_dir, images) as (tree, root):
         store = open_store(in_form("shards", tree, root, 1), "train")
@@ -79,7 +80,7 @@ def stages(
     for name, rate in rates.items():
         share = 100 * rates[WHOLE].median / rate.median
         print(f"{name}: {cost[name]['us_per_image']} us an image ({share:.0f} %), n={rate.n}")
-    print(f"Rows added to {file}: commit them.")
+    print(added(file))
 
 
 def _crop(encoded: bytes, box: list[int]) -> np.ndarray:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bench.options import check_positive
 from bench.peers import separate_heads
-from bench.rows import append_rates
+from bench.rows import added, append_rates, check_results
 from bench.timing import Rate, measure
 from loaders import Batch
 from twistnet.building import check_model
@@ -51,6 +51,7 @@ def step(
         device: where to compute; auto takes a CUDA card where there is one.
     """
     check_positive(size=size, rounds=rounds, seconds=seconds, batch_sizes=min(batch_sizes, default=0))
+    check_results("step")
     for name in models:
         if name != SEPARATE:
             check_model(name)
@@ -62,7 +63,7 @@ def step(
     for options, rates in block_rates(where, batch_sizes, size, rounds, seconds):
         path = append_rates("step", {f"block: {name}": rate for name, rate in rates.items()}, options, where)
         _print(rates, options)
-    print(f"Rows added to {path}: commit them.")
+    print(added(path))
 
 
 def step_rates(
@@ -153,9 +154,9 @@ def _there_and_back(module: nn.Module, h: Tensor, grad: Tensor) -> Callable[[], 
 
 def _print(rates: Mapping[str, Rate], options: Mapping[str, Any]) -> None:
     reference = list(rates.values())[-1]
-    about = ", ".join(f"{key} {value}" for key, value in options.items())
+    # A stage's value is its name, "stage 3".
+    about = ", ".join(str(value) if key == "stage" else f"{key} {value}" for key, value in options.items())
+    *others, last = rates
     for name, rate in rates.items():
-        print(
-            f"{name}, {about}: {rate.median:,.1f} img/s ({rate.low:,.1f} to {rate.high:,.1f}, n={rate.n}), "
-            f"{1 / rate.ratio_to(reference):.3f}x the last one's time"
-        )
+        beside = f", {1 / rate.ratio_to(reference):.3f} times the time of {last}" if name in others else ""
+        print(f"{name}, {about}: {rate.median:,.1f} img/s ({rate.low:,.1f} to {rate.high:,.1f}, n={rate.n}){beside}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 from collections.abc import Callable, Sequence
@@ -13,14 +14,16 @@ import torch
 
 from bench.data import copied, files_of, in_form, leave_cache, tree_of
 from bench.options import check_positive
-from bench.rows import append_rates
+from bench.rows import added, append_rates, check_results
 from bench.timing import Rate, measure
 from loaders.cores import usable_cores
 from loaders.encodings import Encoded
-from loaders.opening import open_store
+from loaders.manifest import is_converted, read_manifest
+from loaders.opening import find_store
 
 CPU = torch.device("cpu")
 FORMS = ("tree", "shards")
+COLD = 0.1  # of a set that stayed in memory: more, and the round was none of the disk
 _CHUNK = 1 << 20
 _AT_ONCE = 16  # samples that a thread reads in a row, as a loader's does
 
@@ -39,38 +42,44 @@ def storage(
     as in a file system that is memory. Each cold round reads the whole set once.
 
     Args:
-        data_dir: a tree with a folder train/; photographs that packages ship are cut to ImageNet's sizes unless given.
+        data_dir: a tree with a folder train/, which is measured as it is and as shards, or a converted set or .beton,
+            measured as it is; photographs that packages ship are cut to ImageNet's sizes unless given.
         images: to make, without --data_dir.
         rounds: interleaved rounds.
         seconds: of each warm thing in one round, at least.
         workers: threads that read at random; the usable cores unless given.
     """
     check_positive(images=images, rounds=rounds, seconds=seconds, workers=workers)
+    check_results("storage")
     workers = usable_cores() if workers is None else workers
-    with tree_of(data_dir, images) as (tree, root):
-        for form in FORMS:
-            path = in_form(form, tree, root, workers)
+    with contextlib.ExitStack() as stack:
+        if data_dir and (is_converted(data_dir) or data_dir.suffix == ".beton"):
+            name, sets = data_dir.name, {find_store(data_dir, "train")[1].name: data_dir}
+        else:
+            tree, root = stack.enter_context(tree_of(data_dir, images))
+            name, sets = tree.name, {form: in_form(form, tree, root, workers) for form in FORMS}
+        for form, path in sets.items():
             rates, cached, mean_bytes = storage_rates(path, rounds=rounds, seconds=seconds, workers=workers)
             extra = {
-                name: {"mb_per_s": round(rate.median * mean_bytes / 1e6, 1), "cached": cached.get(name, 1.0)}
-                for name, rate in rates.items()
+                what: {"mb_per_s": round(rate.median * mean_bytes / 1e6, 1), "cached": cached.get(what, 1.0)}
+                for what, rate in rates.items()
             }
-            options = {"set": form, "data": tree.name, "kb": round(mean_bytes / 1e3, 1), "workers": workers}
+            options = {"set": form, "data": name, "kb": round(mean_bytes / 1e3, 1), "workers": workers}
             file = append_rates("storage", rates, options, CPU, extra)
-            for name, rate in rates.items():
+            for what, rate in rates.items():
                 print(
-                    f"{form}: {name}: {extra[name]['mb_per_s']:,.0f} MB/s, {rate.median:,.0f} img/s "
-                    f"({rate.low:,.0f} to {rate.high:,.0f}, n={rate.n}), {extra[name]['cached']:.0%} cached before"
+                    f"{form}: {what}: {extra[what]['mb_per_s']:,.0f} MB/s, {rate.median:,.0f} img/s "
+                    f"({rate.low:,.0f} to {rate.high:,.0f}, n={rate.n}), {_cached_said(what, extra[what]['cached'])}"
                 )
-    print(f"Rows added to {file}: commit them.")
+    print(added(file))
 
 
 def storage_rates(
     path: Path, *, rounds: int, seconds: float, workers: int
 ) -> tuple[dict[str, Rate], dict[str, float], float]:
     """Rates of a training split; what share of it was cached before a cold round, at most; mean bytes of an image."""
-    files = files_of(path / "train" if (path / "train").is_dir() else path)
-    store = open_store(path, "train")
+    store, form = find_store(path, "train")
+    files = _files_read(path, form.name)
     order = np.random.default_rng(0).permutation(len(store))
     mean_bytes = float(np.mean([len(copied(store.read(int(sample)))) for sample in order[:500]]))
     cached: dict[str, float] = {}
@@ -78,7 +87,8 @@ def storage_rates(
     def forget(name: str) -> None:
         if name.startswith("cold"):
             store.release()
-            leave_cache(path)
+            for file in files:
+                leave_cache(file)
             cached[name] = round(max(cached.get(name, 0.0), share_in_memory(files)), 3)
 
     with ThreadPoolExecutor(workers) as pool:
@@ -89,6 +99,21 @@ def storage_rates(
         rates = measure(cold, rounds=rounds, seconds=0.0, device=CPU, before=forget)
         rates |= measure(warm, rounds=rounds, seconds=seconds, device=CPU)
     return rates, cached, mean_bytes
+
+
+def _files_read(path: Path, form: str) -> list[Path]:
+    """Those that hold the training split's images."""
+    if not is_converted(path):
+        return files_of(path if path.is_file() else path / "train")
+    split = read_manifest(path).splits["train"]
+    held = split.shards if form == "shards" or split.beton is None else (split.beton,)
+    return [path / entry.name for entry in held]
+
+
+def _cached_said(what: str, share: float) -> str:
+    if what.startswith("cold") and share > COLD:
+        return f"not cold: {share:.0%} stayed in memory"
+    return f"{share:.0%} cached before"
 
 
 def _in_order(files: Sequence[Path], count: int) -> Callable[[], int]:
@@ -117,7 +142,7 @@ def _reader(read: Callable[[int], Encoded], samples: Sequence[int], pool: Thread
 
 
 def share_in_memory(files: Sequence[Path]) -> float:
-    """Share of the files' pages that the system's cache holds, 0 to 1."""
+    """Share of the files' pages that the system's cache holds, 0 to 1; 1 where the system does not tell."""
     mincore = ctypes.CDLL(None, use_errno=True).mincore
     mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)
     held = total = 0
@@ -135,4 +160,4 @@ def share_in_memory(files: Sequence[Path]) -> float:
             if mincore(address, size, vector) == 0:
                 held += sum(page & 1 for page in vector.raw[:pages])
                 total += pages
-    return held / total if total else 0.0
+    return held / total if total else 1.0

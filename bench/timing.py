@@ -27,7 +27,7 @@ class Rate:
         high: the fastest round.
         each: every round, in order.
         first_s: seconds of the call before the rounds, which opens, compiles and warms up; of a loader, to its first
-            batch.
+            batch. 0 where it was not measured, as all that follows.
         cpu_share: of the usable cores' time in the rounds, 0 to 1, this process's threads.
         memory_bytes: largest resident memory in the rounds.
         card_bytes: largest memory of the card that torch's allocator held in them; 0 without a card.

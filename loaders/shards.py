@@ -66,6 +66,7 @@ class ShardStore:
         """The image's bytes."""
         check_sample(sample, len(self))
         start, length, _, shard, *_ = self._rows[sample].item()
+        self._touched[shard] = True
         try:
             data: memoryview = self._files[shard].read(start, start + length)
         except OSError as error:

@@ -94,6 +94,8 @@ def open_tree(path: Path, split: str) -> TreeStore:
         InputError: where the folder, the split, its classes or its images are not there.
     """
     if not path.is_dir():
+        if path.exists():
+            raise InputError(f"{path} is a file, no folder: give --data_dir the data set's folder.")
         raise InputError(f"data folder {path} does not exist: check --data_dir.")
     dtd = _dtd_root(path)
     return _open_dtd(dtd, split) if dtd else _open_folders(path, split)

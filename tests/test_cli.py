@@ -19,6 +19,7 @@ from fire.console import console_io
 from launch.ranks import Ranks
 from launch.version import VERSION
 from loaders.errors import InputError
+from twistnet.__main__ import main
 from twistnet.arguments import parameters_of
 from twistnet.cli import WIDTH, help_text, overview, run
 from twistnet.commands import COMMANDS, Command
@@ -186,6 +187,14 @@ def test_every_command_can_be_parsed_and_is_documented(name: str) -> None:
             OSError(errno.ENOSPC, "No space left", "x.pt"),
             "no space is left on the device for x.pt: free some or write elsewhere.",
         ),
+        (
+            FileExistsError(errno.EEXIST, "File exists", "x"),
+            "x cannot be a folder, a file stands there or above it: choose another path.",
+        ),
+        (
+            ModuleNotFoundError("No module named 'matplotlib.figure'", name="matplotlib.figure"),
+            "this needs matplotlib, which is not installed: pip install 'twistnet[plots]'.",
+        ),
         (OSError("two\nlines"), "two lines"),
         (BrokenPipeError(errno.EPIPE, "Broken pipe"), "Broken pipe"),
     ],
@@ -208,9 +217,31 @@ def test_an_interrupt_is_one_line_and_a_defect_is_a_traceback(capfd: pytest.Capt
     FAILURE.append(KeyboardInterrupt())
     assert run(["train", *NEEDED], TABLE) == 130
     assert capfd.readouterr().err == "twistnet train: interrupted.\n"
-    FAILURE[0] = ZeroDivisionError()
-    with pytest.raises(ZeroDivisionError):
-        run(["train", *NEEDED], TABLE)
+    for defect in (ZeroDivisionError(), ModuleNotFoundError("No module named 'twistnet.nothing'", name="twistnet")):
+        FAILURE[0] = defect
+        with pytest.raises(type(defect)):
+            run(["train", *NEEDED], TABLE)
+
+
+def test_a_package_that_a_command_cannot_be_imported_without_is_named(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("skimage", "skimage.data", "bench.augment"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    assert run(["augment"], {"augment": Command("bench.augment:augment", "")}) == 1
+    assert capfd.readouterr().err == (
+        "error: this needs scikit-image, which is not installed: pip install 'twistnet[demo]'.\n"
+    )
+
+
+def test_the_benches_say_what_they_are_about(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--help"]) == 0
+    said = capfd.readouterr().out
+    assert "What bounds a run" in said.splitlines()[2]
+    assert "ImageNet as downloaded" not in said
+    assert main(["--help"]) == 0
+    assert "ImageNet as downloaded" in capfd.readouterr().out.splitlines()[2]
 
 
 @pytest.mark.parametrize("argv", [["train"], ["train", "--help"], ["--help"], [], ["trian"]])

@@ -130,3 +130,11 @@ def test_a_folder_that_links_to_itself_is_named(tree: Path, tmp_path: Path) -> N
     (copy / "train" / "cat" / "again").symlink_to(copy / "train" / "cat")
     with pytest.raises(InputError, match="cat/again links to a folder that holds it"):
         open_store(copy, "train")
+
+
+def test_a_file_is_no_data_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=f"{tmp_path / 'file'} is a file, no folder: give --data_dir"):
+        open_store(tmp_path / "file", "train")
+    with pytest.raises(InputError, match="none does not exist: check --data_dir"):
+        open_store(tmp_path / "none", "train")

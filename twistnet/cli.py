@@ -44,16 +44,20 @@ WIDTH = 100  # fixed, so that help is the same text in a terminal, a log and the
 _INDENT = 26
 # torchrun ends all ranks as soon as one fails: the silent ones let rank 0, which may start later, say why first.
 _RANK_0_FIRST_S = 10.0
+ABOUT = "ImageNet as downloaded, and TwistNet-18 or any timm model trained from it."
 _BROKEN_PIPE = 128 + 13  # as a shell reports a program that SIGPIPE ended
 
 
-def run(argv: Sequence[str], commands: Mapping[str, Command] = COMMANDS, program: str = "twistnet") -> int:
+def run(
+    argv: Sequence[str], commands: Mapping[str, Command] = COMMANDS, program: str = "twistnet", about: str = ABOUT
+) -> int:
     """Runs one command line.
 
     Args:
         argv: what follows the program's name.
         commands: by name.
         program: how messages and help call it.
+        about: what the help of all commands says of them; a sentence.
 
     Returns:
         The exit code: 0, the command's own, 1 for an error that it reports in a sentence, 2 for arguments that it
@@ -74,7 +78,7 @@ def run(argv: Sequence[str], commands: Mapping[str, Command] = COMMANDS, program
         if name:
             code = _run_command(called, commands[name], argv[len(name.split()) :], ranks)
         else:
-            code = _run_without(argv, commands, program, ranks)
+            code = _run_without(argv, commands, program, about, ranks)
         if sys.stdout is not None:  # it was closed before the start otherwise
             sys.stdout.flush()  # here, where a closed pipe can still be handled
         return code
@@ -88,17 +92,20 @@ def run(argv: Sequence[str], commands: Mapping[str, Command] = COMMANDS, program
             where = f" {stopped}" if str(stopped) else ""
             print(f"{called}: interrupted{where}.", file=sys.stderr)
         return int(getattr(stopped, "code", 130))
-    except (InputError, OSError) as error:
+    except (InputError, OSError, ModuleNotFoundError) as error:
         if isinstance(error, BrokenPipeError) and _stdout_is_closed():
             return _BROKEN_PIPE
+        said = _without_an_extra(error) if isinstance(error, ModuleNotFoundError) else _sentence(error)
+        if said is None:
+            raise
         if os.environ.get("TWISTNET_TRACEBACK", "0") not in ("", "0"):
             traceback.print_exc()
         mark = "" if ranks.is_main else f"[rank {ranks.rank}] "
-        sys.stderr.write(f"{mark}error: {_sentence(error)}\n")  # in one piece: other ranks write there too
+        sys.stderr.write(f"{mark}error: {said}\n")  # in one piece: other ranks write there too
         return 1
 
 
-def overview(commands: Mapping[str, Command] = COMMANDS, program: str = "twistnet") -> str:
+def overview(commands: Mapping[str, Command] = COMMANDS, program: str = "twistnet", about: str = ABOUT) -> str:
     """The help of all commands; imports none of them."""
     width = max(len(name) for name in commands) + 4
     listed = [_entry(name, command.summary, width) for name, command in commands.items()]
@@ -106,7 +113,7 @@ def overview(commands: Mapping[str, Command] = COMMANDS, program: str = "twistne
         [
             f"usage: {program} COMMAND [--flag VALUE ...]",
             "",
-            "ImageNet as downloaded, and TwistNet-18 or any timm model trained from it.",
+            about,
             "",
             "commands:",
             *listed,
@@ -160,6 +167,8 @@ def _run_command(program: str, command: Command, argv: Sequence[str], ranks: Ran
     try:
         function = getattr(importlib.import_module(module), attribute)
     except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and _without_an_extra(error):
+            raise
         raise InputError(f"{program} cannot start ({error}): twistnet doctor says what is broken.") from error
     if _asks_for_help(argv):
         if ranks.is_main:
@@ -190,14 +199,14 @@ def set_instead(error: UnknownFlag, function: Callable[..., Any]) -> UsageError:
     return UsageError(f"--{error.name} is no flag but a value of the recipe: write --set {error.name}={value}")
 
 
-def _run_without(argv: Sequence[str], commands: Mapping[str, Command], program: str, ranks: Ranks) -> int:
+def _run_without(argv: Sequence[str], commands: Mapping[str, Command], program: str, about: str, ranks: Ranks) -> int:
     """What to do where the first word is not a command."""
     if argv and not argv[0].startswith("-"):
         raise UsageError(f"unknown command {shown(argv[0])}{did_you_mean(argv[0], commands)}")
     if argv and not _asks_for_help(argv) and argv[0] != "--version":
         raise UsageError(f"{shown(argv[0])} stands before the command: write {program} COMMAND --flag VALUE")
     if ranks.is_main:
-        text = f"twistnet {VERSION}" if argv and argv[0] == "--version" else overview(commands, program)
+        text = f"twistnet {VERSION}" if argv and argv[0] == "--version" else overview(commands, program, about)
         print(text, file=sys.stdout if argv else sys.stderr)
     return 0 if argv else _failed_alike(ranks)
 
@@ -258,6 +267,8 @@ def _sentence(error: InputError | OSError) -> str:
     if isinstance(error, InputError):
         return str(error)
     where = str(error.filename) if error.filename is not None else ""
+    if isinstance(error, (FileExistsError, NotADirectoryError)) and where:
+        return f"{where} cannot be a folder, a file stands there or above it: choose another path."
     if error.errno == errno.ENOSPC:
         return f"no space is left on the device{' for ' + where if where else ''}: free some or write elsewhere."
     if isinstance(error, FileNotFoundError) and where:
@@ -266,6 +277,18 @@ def _sentence(error: InputError | OSError) -> str:
         return f"{where} may not be used by this user: change its permissions or choose another path."
     reason = one_line(error.strerror or str(error) or type(error).__name__)
     return f"{where}: {reason}" if where else reason
+
+
+def _without_an_extra(error: ModuleNotFoundError) -> str | None:
+    """What is said where a package of an extra is missing; None of any other module, which is a defect."""
+    from twistnet.doctor import install_command  # as little as possible is imported before a command
+    from twistnet.machine import OPTIONAL
+
+    module = (error.name or "").partition(".")[0]
+    known = next((each for each in OPTIONAL if each.module.partition(".")[0] == module), None)
+    if known is None:
+        return None
+    return f"this needs {known.name}, which is not installed: {install_command(known.extra)}."
 
 
 def _stdout_is_closed() -> bool:

@@ -62,8 +62,8 @@ class Mix:
         """Raises InputError unless a rank's batch falls into whole groups."""
         if batch_size % self.group:
             raise InputError(
-                f"The batch size of a rank is {batch_size}, but mixing needs a multiple of {self.group}: "
-                f"take {max(batch_size // self.group, 1) * self.group}, or change the mixing group."
+                f"--batch_size {batch_size} cannot be taken, since of a rank's batch mixing needs a multiple of "
+                f"{self.group}: take {max(batch_size // self.group, 1) * self.group}, or change the mixing group."
             )
 
     def draw(self, seed: int, epoch: int, ids: Ints, size: int) -> MixDraws:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.commands import COMMANDS
+from bench.commands import ABOUT, COMMANDS
 from twistnet.cli import run
 
 
@@ -14,4 +14,4 @@ def bench(argv: Sequence[str]) -> int:
     Args:
         argv: what follows `twistnet bench`.
     """
-    return run(argv, COMMANDS, "twistnet bench")
+    return run(argv, COMMANDS, "twistnet bench", ABOUT)

@@ -1,0 +1,81 @@
+"""Figures in the README's sentences are those of the newest rows, which commits of rows would else leave behind."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+
+from bench import parts, rows
+from bench.reading import Row, newest, read_rows
+
+README = " ".join((Path(__file__).parent.parent / "README.md").read_text().split())
+
+
+@pytest.fixture(autouse=True)
+def committed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "RESULTS", rows.COMMITTED)
+
+
+def by_name(bench: str, **options: str) -> dict[str, Row]:
+    """The newest run's, of those from clean checkouts."""
+    clean = [row for row in read_rows() if row.columns["dirty"] == "no"]
+    return {row.what: row for row in newest(clean, bench, **options)}
+
+
+def test_decoding_of_the_plan() -> None:
+    native = by_name("decode", set="original", threads="1")["native"]
+    assert f"({native.number('us_of_a_core'):.0f} microseconds an image of ImageNet's size" in README
+    megapixels = native.number("megapixels_per_s") / native.images_per_s
+    assert f"({megapixels:.2f} megapixels and {float(native.options['kb']):.0f} kB in the mean)" in README
+
+
+@pytest.mark.parametrize(("model", "shown"), [("twistnet18", "TwistNet-18 at 224 px"), ("test_resnet", "timm's test_")])
+def test_training_beside_its_simulation(model: str, shown: str) -> None:
+    found = by_name("train", model=model)
+    whole = found[parts.END_TO_END]
+    form = ".1f" if model == "twistnet18" else ".0f"
+    said = rf"{whole.number('simulated'):{form}}(?: img/s)? beside {whole.images_per_s:{form}} \({re.escape(shown)}"
+    assert re.search(said, README)
+    if model == "twistnet18":
+        assert f"it trains at {100 * whole.number('ratio'):.1f} % of its rate" in README
+
+
+def test_steps_beside_resnet18s() -> None:
+    found = by_name("step")
+    ours, theirs = (1 / found[f"step: {name}"].number("ratio") for name in ("twistnet18", "twistnet18_head_by_head"))
+    blocks = [
+        1 / by_name("step", stage=stage)["block: in few passes"].number("ratio") for stage in ("stage_3", "stage_4")
+    ]
+    assert f"| TwistNet-18 | {ours:.3f} | {blocks[0]:.2f} in stage 3, {blocks[1]:.2f} in stage 4 |" in README
+    assert f"head by head | {theirs:.3f} | 1 |" in README
+
+
+def test_augmentation() -> None:
+    found = {what: f"{row.images_per_s:,.0f}" for what, row in by_name("augment", workers="2").items()}
+    torchvision, timms = "torchvision v2, each image", found["RandAugment: ours, as timm's"]
+    for line in (
+        f"| RandAugment | {found['RandAugment: ours']} | torchvision v2 on each image "
+        f"{found[f'RandAugment: {torchvision}']} |",
+        f"| timm's RandAugment | {timms} | timm on each Pillow image {found['RandAugment: timm, each image']} |",
+        f"| colour jitter, normalised | {found['jitter and normalise: ours']} | torchvision v2 on each image "
+        f"{found[f'jitter and normalise: {torchvision}']} |",
+    ):
+        assert line in README
+
+
+def test_conversion_beside_ffcvs_writer() -> None:
+    assert f"at {by_name('conversion', images='original')['original to shards'].number('ratio'):.2f} times" in README
+    smaller = by_name("conversion", images="max_side=400")["max_side=400 to shards"]
+    assert f"at {smaller.number('ratio'):.2f} times the rate of FFCV's writer" in README
+
+
+def test_dali_behind_our_loader() -> None:
+    found = by_name("loaders", set="shards")
+    peer = found["DALI on the CPU"].rounds
+    for name, said in (("dali", "`--decoder dali`, makes"), ("dali+native", "`dali+native`")):
+        each = [ours / theirs for ours, theirs in zip(found[name].rounds, peer, strict=True)]
+        assert f"{said} {statistics.median(each):.2f} times" in README
+        assert f"({min(each):.2f} to {max(each):.2f}" in README
