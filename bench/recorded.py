@@ -94,7 +94,7 @@ class Taken:
         for path in ranks:
             own: dict[tuple[int, int], list[Any]] = {}
             repeated = 0
-            for epoch, step, samples in _lines(path):
+            for epoch, step, samples in lines(path):
                 repeated += (epoch, step) in own
                 if own.setdefault((epoch, step), samples) != samples:
                     found.differing.append((epoch, step))
@@ -104,7 +104,8 @@ class Taken:
         return found
 
 
-def _lines(path: Path) -> Iterator[list[Any]]:
+def lines(path: Path) -> Iterator[list[Any]]:
+    """What a rank has written down: epoch, step in it, and samples, a batch each."""
     for line in path.read_text().splitlines():
         try:
             yield json.loads(line)
