@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bench import gpu_loading, made_set
+from bench.checkpoint import checkpoint
 from bench.conversion import link
 from bench.gpu_augmenting import augment_rates
 from bench.options import check_positive
@@ -75,6 +76,7 @@ def gpu(*, batch_size: int = 256, size: int = 224, rounds: int = 5, seconds: flo
             for what, rate in found.items():
                 print(f"{what}{about}: {rate.median:,.0f} img/s ({rate.low:,.0f} to {rate.high:,.0f}, n={rate.n})")
     print(added(path))
+    checkpoint(batch_size=batch_size, size=size, rounds=rounds, device="cuda")
 
 
 def measured(

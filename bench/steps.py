@@ -97,7 +97,8 @@ class TimedStep:
         model: nn.Module = separate_heads.twistnet18() if name == SEPARATE else timm.create_model(name)
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         world = World(rank=0, world_size=1, device=device)
-        self._step = TrainStep(model.train(), recipe, world, compiling=compiling)
+        self._model = model.train()
+        self._step = TrainStep(self._model, recipe, world, compiling=compiling)
         self._lr = lr
         count, dtype = recipe.batch_size, self._step.precision.dtype
         images = torch.randn(count, 3, recipe.size, recipe.size, device=device, dtype=dtype)
@@ -116,6 +117,10 @@ class TimedStep:
         batch = self.batch if batch is None else batch
         self._step(batch, len(self.losses), self._lr, lambda _, loss, __: self.losses.append(loss))
         return len(batch.labels)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds of it."""
+        return {"model": self._model.state_dict(), **self._step.state()}
 
 
 def block_rates(

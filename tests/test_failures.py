@@ -39,10 +39,14 @@ class InjectedError(Exception):
     pass
 
 
+class ThreadEnds(SystemExit):
+    """No Exception, and what a thread ends by without a word."""
+
+
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("at", [0, 2])
+@pytest.mark.parametrize(("kind", "at"), [(InjectedError, 0), (InjectedError, 2), (ThreadEnds, 2)])
 def test_a_failure_in_any_stage_reaches_the_consumer(
-    tree: Path, monkeypatch: pytest.MonkeyPatch, stage: str, at: int
+    tree: Path, monkeypatch: pytest.MonkeyPatch, stage: str, kind: type[BaseException], at: int
 ) -> None:
     """In the first batch or a later one: as the exception that it was, within seconds, once and not as an end."""
     owner, name = STAGES[stage]
@@ -54,14 +58,14 @@ def test_a_failure_in_any_stage_reaches_the_consumer(
         with lock:
             calls[0] += 1
             if calls[0] > 4 * at:
-                raise InjectedError(stage)
+                raise kind(stage)
         return right(*args, **options)
 
     others = set(threading.enumerate())
     monkeypatch.setattr(owner, name, fails)
     loader = open_loader(tree, "train", 4, train=True, size=32, augment=Augment(), num_threads=2, look_ahead=2)
     begun = time.monotonic()
-    with pytest.raises(InjectedError, match=stage):
+    with pytest.raises(kind, match=stage):
         list(loader.epoch(0))
     assert time.monotonic() - begun < 20
     loader.close()

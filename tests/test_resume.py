@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 
+from bench.recorded import Taken
 from twistnet.building import make_model, open_split
 from twistnet.distributed import World
 from twistnet.evaluate import evaluate
@@ -26,7 +27,6 @@ from twistnet.job import Job
 from twistnet.precision import Precision
 from twistnet.recipes import named
 
-RECORD_RUN = Path(__file__).parent / "record_run.py"
 TOTAL_BATCH, EPOCHS, STEPS_PER_EPOCH = 16, 4, 4  # of 51 images
 TIMED = ("seconds", "wait_s", "waited_steps", "bound_by", "images_per_s", "stages", "time")
 
@@ -48,8 +48,8 @@ class Run:
     ) -> subprocess.Popen[str]:
         """Starts training, as torchrun does where there are several ranks."""
         ranks = ranks or self.ranks
-        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
-        command = [sys.executable, *torchrun, str(RECORD_RUN), str(self.root / "record"), "pretrain"]
+        torchrun = ["torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", "-m"] if ranks > 1 else []
+        command = [sys.executable, "-m", *torchrun, "bench.recorded", str(self.root / "record"), "pretrain"]
         often = {"log_every": log_every, "checkpoint_minutes": checkpoint_minutes}
         flags = {"data_dir": self.tree, "device": "cpu", "workers": 1} | often
         return subprocess.Popen(
@@ -81,16 +81,9 @@ class Run:
 
     def batches(self) -> dict[tuple[int, int], list[Any]]:
         """What training was given, by epoch and step, all ranks joined in order. Taken twice, it must be the same."""
-        taken: dict[tuple[int, int, int], Any] = {}
-        for path in sorted(self.root.glob("record.*")):
-            rank = int(path.suffix[1:])
-            for line in path.read_text().splitlines():
-                epoch, step, samples = json.loads(line)
-                assert taken.setdefault((epoch, step, rank), samples) == samples
-        joined: dict[tuple[int, int], list[Any]] = {}
-        for (epoch, step, _), samples in sorted(taken.items()):
-            joined.setdefault((epoch, step), []).extend(samples)
-        return joined
+        taken = Taken.read(self.root / "record")
+        assert not taken.differing
+        return taken.batches
 
 
 def killed(root: Path, tree: Path, ranks: int) -> Run:

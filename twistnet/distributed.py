@@ -17,13 +17,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+from torch.distributed.distributed_c10d import Store
+from torch.distributed.rendezvous import rendezvous
 
 from launch.ranks import Ranks
 from loaders import InputError
 from loaders.errors import one_line
+from twistnet.meeting import meet
 
 _PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 _TIMEOUT = datetime.timedelta(minutes=30)
+_STORE_TIMEOUT = datetime.timedelta(seconds=20)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,20 +103,28 @@ def join(device: str) -> Iterator[World]:
     Raises:
         InputError: for a device that is not there.
     """
+    _end_with_the_launcher()
     ranks = Ranks.from_env()
     chosen = choose_device(device, ranks.local_rank)
     world = World(rank=ranks.rank, world_size=ranks.world_size, device=chosen)
     if ranks.world_size == 1:
         yield world
         return
-    _end_with_the_launcher()
     backend = "gloo"
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
         backend = "nccl"
     try:
-        dist.init_process_group(backend, timeout=_TIMEOUT, device_id=chosen if backend == "nccl" else None)
-    except (ValueError, dist.DistError) as error:
+        store, rank, world_size = _find_store()
+        dist.init_process_group(
+            backend,
+            store=meet(store, rank, world_size),
+            rank=rank,
+            world_size=world_size,
+            timeout=_TIMEOUT,
+            device_id=chosen if backend == "nccl" else None,
+        )
+    except (ValueError, RuntimeError, TimeoutError) as error:  # gloo has no class of error of its own
         reason = one_line(error, 200)
         raise InputError(
             f"the {ranks.world_size} processes cannot meet ({reason}): start them with torchrun."
@@ -132,6 +144,18 @@ def _end_with_the_launcher() -> None:
     """Asks the kernel to end this rank when torchrun is killed: it would train on, unseen, into the same folder."""
     if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _find_store() -> tuple[Store, int, int]:
+    """The store by which the ranks meet, this one's number, and how many they are.
+
+    torchrun's store is there before its ranks are: one that does not answer is gone, and torchrun with it, which has
+    been killed too early for `_end_with_the_launcher`.
+    """
+    has_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store, rank, world_size = next(rendezvous("env://", timeout=_STORE_TIMEOUT if has_store else _TIMEOUT))
+    store.set_timeout(_TIMEOUT)
+    return store, rank, world_size
 
 
 def _another_rank_ended(error: RuntimeError) -> bool:
