@@ -27,14 +27,20 @@ _COLUMNS: Mapping[str, Callable[[Row], str]] = {
     "lowest to highest": lambda row: f"{row.number('low'):,.1f} to {row.number('high'):,.1f}",
     "n": lambda row: row.columns["n"],
     "ratio": lambda row: f"{row.number('ratio'):.3f}",
-    "first call": lambda row: f"{row.number('first_batch_s'):.2f} s",
-    "cores": lambda row: f"{row.number('cpu_share'):.0%}",
-    "memory": lambda row: f"{row.number('memory_mib'):,.0f} MiB",
+    "first call": lambda row: _known(row, "first_batch_s", "{:.2f} s"),
+    "cores": lambda row: _known(row, "cpu_share", "{:.0%}"),
+    "memory": lambda row: _known(row, "memory_mib", "{:,.0f} MiB"),
+    "of the card": lambda row: _known(row, "card_mib", "{:,.0f} MiB"),
 }
 _KNOWN = {
     *("run", "date", "commit", "dirty", "device", "driver", "cores", "host_gib", "what", "images_per_s", "low", "high"),
     *("n", "rounds", "ratio", "first_batch_s", "cpu_share", "memory_mib", "card_mib", "options", "versions", "bench"),
 }
+
+
+def _known(row: Row, column: str, form: str) -> str:
+    """The value of a column; nothing where it was not measured."""
+    return form.format(row.number(column)) if row.number(column) else ""
 
 
 def page(rows: Sequence[Row]) -> str:

@@ -14,7 +14,7 @@ from bench.costs import Cost, Costs, in_company
 from bench.data import tree_of
 from bench.options import check_positive
 from bench.parts import ALONE, BESIDE, DECODE, END_TO_END, STEP, part_rates
-from bench.rows import append_rates
+from bench.rows import added, append_rates, check_results
 from bench.simulation import Outcome, simulate
 from bench.steps import TimedStep
 from loaders import open_loader
@@ -61,6 +61,7 @@ def train(
         device: where to train; auto takes a CUDA card where there is one.
     """
     check_positive(batch_size=batch_size, size=size, rounds=rounds, seconds=seconds, images=images, workers=workers)
+    check_results("train")
     check_model(model)
     where = choose_device(device, 0)
     use_fast_kernels(where)
@@ -88,7 +89,7 @@ def train(
     spread = max((rate.high - rate.low) / rate.median for rate in (rates[END_TO_END], rates[STEP]))
     if share > 1 + _NOISE or spread > 2 * _NOISE:
         print(f"Rounds differ by up to {spread:.0%}, so that this says little: raise --seconds on a quieter machine.")
-    print(f"Rows added to {path}: commit them.")
+    print(added(path))
 
 
 def simulated(parts: Mapping[str, Cost], batch_size: int, *, on_card: bool, cores: int) -> Outcome:

@@ -133,7 +133,7 @@ def test_steps_are_measured_with_and_without_data(
     bench_training.train(data_dir=tree, model="test_resnet", batch_size=8, compile="off", **fast)
     with (tmp_path / "train.csv").open() as file:
         found = list(csv.DictReader(file))
-    stages = ["read alone", "decode alone", "augment alone"]
+    stages = ["read alone", "decode alone", "upload alone", "augment alone"]
     beside = ["steps beside decoding", "decode beside steps"]
     assert [row["what"] for row in found] == ["end to end", "loader alone", *stages, *beside, "steps on one batch"]
     (bound,), (simulated,) = ({row[column] for row in found} for column in ("bound_by", "simulated"))

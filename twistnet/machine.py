@@ -55,6 +55,8 @@ CORE = (
     Known(name="numpy", module="numpy", distribution="numpy", minimum="1.26"),
     Known(name="pillow", module="PIL", distribution="pillow", minimum="10.3"),
     Known(name="fire", module="fire", distribution="fire", minimum="0.7"),
+    Known(name="fsspec", module="fsspec", distribution="fsspec", minimum="2024.2"),
+    Known(name="pyyaml", module="yaml", distribution="pyyaml", minimum="6"),
     Known(name="safetensors", module="safetensors", distribution="safetensors", minimum="0.4"),
     Known(name="tqdm", module="tqdm", distribution="tqdm", minimum="4.66"),
 )
