@@ -58,7 +58,8 @@ def checkpoint(
         cost = costs[name]
         print(
             f"{name}: {cost['stall_ms']} ms a checkpoint ({cost['stall_low']} to {cost['stall_high']}, n={rounds}), "
-            f"{cost['percent_of_a_step']} % of a step; its call takes {cost['call_ms']} ms"
+            f"{cost['percent_of_a_step']} % of a step; its call takes {cost['call_ms']} ms, "
+            f"{cost['call_percent']} %"
         )
     print(f"Rows added to {path}: commit them.")
 
@@ -108,6 +109,8 @@ def checkpoint_rates(
 def _cost(rate: Rate, without: Rate, images: int, every: int, calls: list[float]) -> Mapping[str, Any]:
     """Columns: what a checkpoint adds to its steps, of rounds side by side, and what its call in the loop takes."""
     pairs = list(zip(rate.each, without.each, strict=True))
+    call_ms = 1e3 * statistics.median(calls[1:]) if calls[1:] else 0.0  # the first takes the memory
+    step_ms = 1e3 * images / every / without.median
     added = [1e3 * images * (1 / ours - 1 / none) for ours, none in pairs]
     shares = [100 * every * (none / ours - 1) for ours, none in pairs]
     return {
@@ -115,5 +118,6 @@ def _cost(rate: Rate, without: Rate, images: int, every: int, calls: list[float]
         "stall_low": round(min(added), 1),
         "stall_high": round(max(added), 1),
         "percent_of_a_step": round(statistics.median(shares), 2),
-        "call_ms": round(1e3 * statistics.median(calls[1:]), 1) if calls[1:] else 0.0,  # the first takes the memory
+        "call_ms": round(call_ms, 1),
+        "call_percent": round(100 * call_ms / step_ms, 2),
     }
