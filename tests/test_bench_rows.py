@@ -43,10 +43,13 @@ def bench(*argv: str) -> int:
     return run(argv, COMMANDS, "python -m bench")
 
 
+COMPARED = {"set": "500 px .beton", "data": "photographs_of_packages", "batch": 128, "size": 224}
+
+
 def add(name: str = "x") -> Path:
     """Two rows of a loader and its peer."""
     rates = {"native": Rate.of([20.0, 22.0], **MEASURED), "FFCV": Rate.of([10.0, 11.0], **MEASURED)}
-    return rows.append_rates(name, rates, {"set": "500 px .beton"}, CPU)
+    return rows.append_rates(name, rates, COMPARED, CPU)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -173,7 +176,7 @@ def test_the_readmes_table_says_what_was_not_measured() -> None:
     rows.append_rates(
         "loaders",
         {"native": Rate.of([20.0], **MEASURED), "FFCV": Rate.of([10.0])},
-        {"set": "500 px .beton"},
+        COMPARED,
         CPU,
     )
     assert table(read_rows())[2].endswith("| 0.5 s, not measured | 3 MiB, not measured |")
