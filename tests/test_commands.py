@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,7 @@ def test_refusals_lose_nothing(
     printed = capsys.readouterr().err
     assert message in printed
     assert printed.count("\n") == 1, "one sentence"
+    assert not {thread.name for thread in threading.enumerate()} & {"watchdog", "checkpoints", "signals"}
     assert {path: path.read_bytes() for path in run.iterdir()} == before
     assert not list(Path("new").glob("*.pt"))
     if "one value" not in message:  # which only the first step meets

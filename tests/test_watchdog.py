@@ -22,6 +22,7 @@ def a_step_that_never_ends():
     time.sleep(1000)
 
 watchdog = Watchdog(Path(sys.argv[1]), 3, 1.0)
+watchdog.start()
 for _ in range(30):
     watchdog.at("waiting for data")
     time.sleep(0.1)
@@ -62,11 +63,15 @@ def test_a_stopped_process_has_not_hung(tmp_path: Path) -> None:
 def test_patience_and_closing(tmp_path: Path) -> None:
     ended: list[int] = []
     watchdog = Watchdog(tmp_path, 0, 0.3, ended.append)
+    time.sleep(0.5)
+    assert ended == [], "it has not begun"
+    watchdog.start()
     watchdog.at("compiling", patience=100)
     time.sleep(1.0)
     assert ended == []
     watchdog.close()
     none = Watchdog(tmp_path, 0, 0.0, ended.append)
+    none.start()
     time.sleep(0.1)
     none.close()
     assert ended == []
@@ -77,6 +82,7 @@ def test_stacks_that_cannot_be_written_are_no_reason_to_stay(tmp_path: Path, cap
     (tmp_path / "file").write_text("")
     ended: list[int] = []
     watchdog = Watchdog(tmp_path / "file", 0, 0.06, ended.append)
+    watchdog.start()
     deadline = time.monotonic() + 60
     while not ended and time.monotonic() < deadline:
         time.sleep(0.01)

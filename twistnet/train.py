@@ -144,6 +144,7 @@ class _Run:
 
     def run(self) -> Outcome:
         """Trains to the end."""
+        self.watchdog.start()
         score = None
         images = self.train_loader.num_samples
         done = self.epoch * images + self._images_before(self.step_in_epoch)

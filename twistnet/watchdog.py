@@ -32,7 +32,10 @@ class Watchdog:
         self._ticks_left = _TICKS
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-        if limit_s > 0:
+
+    def start(self) -> None:
+        """Begins to watch; until `close`, which has to follow, however what is watched ends."""
+        if self._limit_s > 0:
             self._thread.start()
 
     def at(self, stage: str, patience: int = 1) -> None:
