@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 
 from bench.options import check_positive
-from bench.rows import append_rates
+from bench.rows import added, append_rates, check_results
 from bench.steps import TimedStep
 from bench.timing import Rate, measure
 from twistnet.building import check_model
@@ -45,6 +45,7 @@ def checkpoint(
         device: where to train; auto takes a CUDA card where there is one.
     """
     check_positive(batch_size=batch_size, size=size, every=every, rounds=rounds)
+    check_results("checkpoint")
     check_model(model)
     where = choose_device(device, 0)
     use_fast_kernels(where)
@@ -61,7 +62,7 @@ def checkpoint(
             f"{cost['percent_of_a_step']} % of a step; its call takes {cost['call_ms']} ms, "
             f"{cost['call_percent']} %"
         )
-    print(f"Rows added to {path}: commit them.")
+    print(added(path))
 
 
 def checkpoint_rates(

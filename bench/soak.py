@@ -14,7 +14,7 @@ import torch
 
 from bench.options import check_positive
 from bench.recorded import watched
-from bench.rows import append_rows, columns_after, columns_before
+from bench.rows import added, append_rows, check_results, columns_after, columns_before
 from convert.photographs import make_demo_sets
 from loaders import Batch, InputError, open_store
 from twistnet import environment
@@ -39,6 +39,7 @@ def soak(*, data_dir: Path | None = None, steps: int = 10_000, workers: int = 2,
         checkpoint_steps: steps between checkpoints.
     """
     check_positive(steps=steps, workers=workers, checkpoint_steps=checkpoint_steps)
+    check_results("soak")
     if steps < LEAST_STEPS:
         raise InputError(f"--steps {steps} are too few to see growth in: take at least {LEAST_STEPS}.")
     with tempfile.TemporaryDirectory() as folder:
@@ -52,7 +53,7 @@ def soak(*, data_dir: Path | None = None, steps: int = 10_000, workers: int = 2,
     )
     found.refuse_growth()
     print(found)
-    print(f"A row added to {path}: commit it.")
+    print(added(path))
 
 
 @dataclass(slots=True)

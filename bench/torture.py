@@ -22,7 +22,7 @@ import torch
 
 from bench.options import check_positive
 from bench.recorded import Taken, last_taken
-from bench.rows import append_rows, columns_after, columns_before
+from bench.rows import added, append_rows, check_results, columns_after, columns_before
 from convert.photographs import make_demo_sets
 from loaders import InputError, open_store
 from twistnet import environment
@@ -53,6 +53,7 @@ def torture(*, data_dir: Path | None = None, steps: int = 400, hits: int = 20, s
         seed: of moments, signals and victims; a random one unless given.
     """
     check_positive(steps=steps, hits=hits)
+    check_results("torture")
     seed = random.SystemRandom().randrange(10**6) if seed is None else seed
     with tempfile.TemporaryDirectory() as folder:
         data = data_dir or make_demo_sets(Path(folder) / "demo", progress=False).photographs
@@ -69,7 +70,7 @@ def torture(*, data_dir: Path | None = None, steps: int = 400, hits: int = 20, s
     }
     path = append_rows("torture", [columns_before(about) | found.row() | columns_after(about, options)])
     print(found)
-    print(f"A row added to {path}: commit it.")
+    print(added(path))
 
 
 @dataclass(slots=True)
@@ -181,19 +182,6 @@ class _Run:
             *(f"--{name}={value}" for name, value in flags.items()),
             *("--no_publish", "--set=ema_decay=0.9"),
         ]
-
-    def start(self) -> subprocess.Popen[bytes]:
-        self.outcome.starts += 1
-        with self._printed.open("ab") as printed:
-            return subprocess.Popen(
-                self._command,
-                cwd=REPOSITORY,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-                stdin=subprocess.DEVNULL,
-                stdout=printed,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # a Ctrl-C is this process's alone, which then ends that one
-            )
 
     def finish(self, between: Callable[[int], None] = lambda _: None, most_starts: int = 1) -> None:
         """Runs to the end.

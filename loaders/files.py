@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
         OSError: the file cannot be written, as on a full disk.
     """
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    temporary = _temporary(target)
     try:
         # Not tempfile: its files are readable by their owner alone, whatever the umask says.
         with open(temporary, "xb") as file:
@@ -49,6 +50,19 @@ def move(source: Path, target: Path) -> None:
     """Gives a file another name on the same disk, in place of what had it before, so that a power cut keeps that."""
     os.replace(source, target)
     _sync_folder(target.parent)
+
+
+def link(source: Path, target: Path) -> None:
+    """Makes a name the same file as another, at once, in place of what had it; a copy where the disk has no links."""
+    temporary = _temporary(target)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        with source.open("rb") as file:
+            write_atomically(target, lambda copy: shutil.copyfileobj(file, copy))
+        return
+    os.replace(temporary, target)
+    temporary.unlink(missing_ok=True)  # where both were one file already, renaming does nothing
 
 
 def take_lock(path: Path, *, wait: bool = False) -> TextIO:
@@ -109,6 +123,10 @@ def existing_parent(path: Path) -> Path:
 def is_same(one: Path, other: Path) -> bool:
     """Whether both are there and are one file or folder, by whatever names."""
     return one.exists() and other.exists() and one.samefile(other)
+
+
+def _temporary(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -10,28 +10,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from benches import bench
 from conversions import convert, sentence
 
 from bench import decode as bench_decode
 from bench import loaders as bench_loaders
-from bench import rows
-from bench.commands import COMMANDS
 from bench.loaders import System, loader_rates
 from loaders import InputError, dali_graph, ffcv
 from loaders.native.library import why_missing
-from twistnet.cli import run
 
 Capture = pytest.CaptureFixture[str]
 
 
-@pytest.fixture(autouse=True)
-def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(rows, "RESULTS", tmp_path / "results")
-    return tmp_path / "results"
-
-
-def bench(*argv: str) -> int:
-    return run(argv, COMMANDS, "python -m bench")
+pytest_plugins = ("benches",)
+pytestmark = pytest.mark.usefixtures("results")
 
 
 def a_text(path: Path) -> None:

@@ -12,17 +12,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from benches import bench
 from conversions import sentence
 
 from bench import everything as bench_everything
 from bench import readme as bench_readme
 from bench import rows
-from bench.commands import COMMANDS
 from bench.ratios import table
 from bench.reading import read_rows
 from bench.timing import Rate
 from loaders import InputError
-from twistnet.cli import run
 
 Capture = pytest.CaptureFixture[str]
 CPU = torch.device("cpu")
@@ -33,14 +32,8 @@ MEASURED = {
 }
 
 
-@pytest.fixture(autouse=True)
-def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(rows, "RESULTS", tmp_path / "results")
-    return tmp_path / "results"
-
-
-def bench(*argv: str) -> int:
-    return run(argv, COMMANDS, "python -m bench")
+pytest_plugins = ("benches",)
+pytestmark = pytest.mark.usefixtures("results")
 
 
 COMPARED = {"set": "500 px .beton", "data": "photographs_of_packages", "batch": 128, "size": 224}

@@ -10,17 +10,13 @@ import numpy as np
 import pytest
 from conversions import convert
 
-from bench import rows
 from bench import storage as bench_storage
 from bench.data import files_of, leave_cache
 from bench.made_set import make_tree
 from loaders import InputError, open_store
 
-
-@pytest.fixture(autouse=True)
-def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(rows, "RESULTS", tmp_path / "results")
-    return tmp_path / "results"
+pytest_plugins = ("benches",)
+pytestmark = pytest.mark.usefixtures("results")
 
 
 @pytest.fixture(scope="module")

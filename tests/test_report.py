@@ -9,12 +9,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from benches import bench
 from PIL import Image
 from throttles import THROTTLES
 
 from bench import parts, rows
 from bench import training as bench_training
-from bench.commands import COMMANDS
 from bench.figures import RED, figures
 from bench.page import page
 from bench.ratios import peers, table
@@ -22,19 +22,12 @@ from bench.reading import read_rows
 from bench.timing import Rate
 from loaders import InputError
 from twistnet.__main__ import main
-from twistnet.cli import run
 
 SLOW_S = 0.1  # a batch of 8; a step takes a tenth of it
 
 
-@pytest.fixture(autouse=True)
-def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(rows, "RESULTS", tmp_path / "results")
-    return tmp_path / "results"
-
-
-def bench(*argv: str) -> int:
-    return run(argv, COMMANDS, "python -m bench")
+pytest_plugins = ("benches",)
+pytestmark = pytest.mark.usefixtures("results")
 
 
 def test_the_suite_works_and_keeps_nothing(results: Path, capfd: pytest.CaptureFixture[str]) -> None:

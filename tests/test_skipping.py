@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import timm
@@ -14,6 +13,7 @@ import torch
 from training import pretrain
 
 import loaders
+from bench.recorded import watched
 from loaders import Batch
 from twistnet.__main__ import main
 from twistnet.distributed import World
@@ -89,41 +89,21 @@ def test_skipped_steps_are_counted() -> None:
     assert tuple(step.skipping.read()) == (1, 3, 5), "a row ends no streak"
 
 
-class Breaking:
-    """A training loader some of whose batches have a number that is none."""
+def broken(*steps: tuple[int, int]) -> AbstractContextManager[None]:
+    """Batches of these steps, by epoch and place in it, have a number that is none."""
 
-    def __init__(self, loader: Any, broken: set[tuple[int, int]]) -> None:
-        self._loader, self._broken = loader, broken
+    def see(epoch: int, step: int, batch: Batch) -> None:
+        if (epoch, step) in steps:
+            batch.images[1] = torch.nan
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def epoch(self, epoch: int, start: int = 0, *, size: int | None = None) -> Iterator[Batch]:
-        for step, batch in enumerate(self._loader.epoch(epoch, start, size=size), start=start):
-            if (epoch, step) in self._broken:
-                batch.images[1] = torch.nan
-            yield batch
-
-
-def break_batches(monkeypatch: pytest.MonkeyPatch, broken: set[tuple[int, int]]) -> None:
-    open_loader = loaders.open_loader
-
-    def opened(*args: Any, **kwargs: Any) -> Any:
-        loader = open_loader(*args, **kwargs)
-        return Breaking(loader, broken) if kwargs["train"] else loader
-
-    monkeypatch.setattr(loaders, "open_loader", opened)
+    return watched(see)
 
 
 def test_a_run_goes_on_and_says_which_step_it_was(
     tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with monkeypatch.context() as patched:
-        break_batches(patched, {(1, 1)})
+    with broken((1, 1)):
         assert pretrain(tree, "--no_publish", "--log_every=1") == 0
     printed = capsys.readouterr().out
     run = tmp_path / "checkpoints"
@@ -147,8 +127,7 @@ def test_a_run_goes_on_and_says_which_step_it_was(
     assert f"Step {number}, {len(noted['ids'])} images, with the weights of checkpoints/" in printed
     assert "0 of 16 images have no finite loss" in printed, "this data set was sound; the loader was not"
     assert (run / f"step-{number}.png").stat().st_size > 1000
-    with monkeypatch.context() as patched:
-        break_batches(patched, {(1, 1)})
+    with broken((1, 1)):
         assert main(["replay", "checkpoints", f"--data_dir={tree}", "--device=cpu"]) == 0
     printed = capsys.readouterr().out
     assert "The first output that is not finite is that of conv1" in printed
@@ -160,8 +139,8 @@ def test_too_many_in_a_row_end_the_run(
     tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    break_batches(monkeypatch, {(1, step) for step in range(4)})
-    assert pretrain(tree, "--no_publish", "--log_every=1", "--max_skips=2") == 1
+    with broken(*((1, step) for step in range(4))):
+        assert pretrain(tree, "--no_publish", "--log_every=1", "--max_skips=2") == 1
     message = capsys.readouterr().err
     assert (
         "3 steps in a row had no finite gradient, more than --max_skips 2: start a new run with a lower --lr" in message

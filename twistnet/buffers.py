@@ -5,6 +5,8 @@ They are averaged where the model is validated, and kept for every rank where tr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -13,15 +15,12 @@ from twistnet.distributed import World
 
 def gather_buffers(model: nn.Module, world: World) -> Tensor:
     """(world_size, n) float32: the floating-point buffers of every rank's model, flattened; all ranks call this."""
-    buffers = [buffer.reshape(-1).float() for buffer in statistics(model)]
-    return world.gather(torch.cat(buffers) if buffers else torch.zeros(0, device=world.device))
+    return world.gather(flattened(statistics(model), world.device).float())
 
 
 def set_buffers(model: nn.Module, values: Tensor) -> None:
     """Sets the floating-point buffers from (n,) values as `gather_buffers` flattens them."""
-    buffers = statistics(model)
-    for buffer, part in zip(buffers, torch.split(values, [each.numel() for each in buffers]), strict=True):
-        buffer.copy_(part.view_as(buffer))
+    fill(statistics(model), values)
 
 
 def average_buffers(model: nn.Module, world: World) -> Tensor:
@@ -35,3 +34,15 @@ def average_buffers(model: nn.Module, world: World) -> Tensor:
 def statistics(model: nn.Module) -> list[Tensor]:
     """The floating-point buffers of a model."""
     return [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+
+
+def flattened(buffers: Sequence[Tensor], device: torch.device) -> Tensor:
+    """(n,) their values, one after the other, as a new tensor."""
+    return torch.cat([buffer.reshape(-1) for buffer in buffers]) if buffers else torch.zeros(0, device=device)
+
+
+def fill(buffers: Sequence[Tensor], values: Tensor) -> None:
+    """Sets them from values as `flattened` makes them."""
+    if buffers:
+        parts = torch.split(values, [buffer.numel() for buffer in buffers])
+        torch._foreach_copy_(list(buffers), [part.view_as(each) for part, each in zip(parts, buffers, strict=True)])

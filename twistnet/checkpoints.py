@@ -6,9 +6,7 @@ latest.pt   previous.pt   best.pt   epoch-0100.pt ...    what was saved at one m
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import shutil
 import threading
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +18,7 @@ from torch import Tensor
 
 from loaders import InputError
 from loaders.errors import one_line
-from loaders.files import move, write_atomically
+from loaders.files import link, move, write_atomically
 
 FORMAT = 2
 KEYS = (
@@ -161,10 +159,10 @@ class Checkpoints:
         write_atomically(written, lambda file: torch.save(state, file))
         *others, last = sorted(names, key=lambda name: name == LATEST)  # the latest last: then all others are there
         for name in others:
-            _link(written, self._folder / name)
+            link(written, self._folder / name)
         if last == LATEST:
             if self._rotate and (self._folder / LATEST).exists():
-                _link(self._folder / LATEST, self._folder / PREVIOUS)
+                link(self._folder / LATEST, self._folder / PREVIOUS)
             self._rotate = True
         move(written, self._folder / last)
 
@@ -206,20 +204,6 @@ class _Snapshot:
 
 def _are_alike(one: Tensor, other: Tensor) -> bool:
     return (one.shape, one.stride(), one.dtype) == (other.shape, other.stride(), other.dtype)
-
-
-def _link(source: Path, target: Path) -> None:
-    """Makes the target the same file as the source, at once; a copy where the disk has no hard links."""
-    temporary = target.with_name(f".{target.name}.{os.urandom(16).hex()}.tmp")
-    try:
-        os.link(source, temporary)
-    except OSError:
-        with source.open("rb") as file:
-            write_atomically(target, lambda copy: shutil.copyfileobj(file, copy))
-        return
-    os.replace(temporary, target)
-    with contextlib.suppress(FileNotFoundError):
-        temporary.unlink()  # where both were one file already, renaming does nothing
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

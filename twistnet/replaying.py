@@ -112,12 +112,16 @@ def replay(folder: Path, data_dir: Path, world: World, step: int | None = None, 
 
 def _checkpoint(folder: Path, row: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
     """The last checkpoint from before the step, or else the first one from after it."""
-    found = list(readable(folder))
-    if not found:
+
+    def nearness(each: tuple[Path, dict[str, Any]]) -> tuple[bool, int, int]:
+        epoch, step = each[1]["epoch"], each[1]["step_in_epoch"]
+        is_before = (epoch, step) <= (row["epoch"], row["place"])
+        return (is_before, epoch, step) if is_before else (is_before, -epoch, -step)
+
+    found = max(readable(folder), key=nearness, default=None)  # one after the other: they are large
+    if found is None:
         raise InputError(f"{folder} holds no checkpoint that can be read: its weights are needed.")
-    found.sort(key=lambda each: (each[1]["epoch"], each[1]["step_in_epoch"]))
-    before = [each for each in found if (each[1]["epoch"], each[1]["step_in_epoch"]) <= (row["epoch"], row["place"])]
-    return before[-1] if before else found[0]
+    return found
 
 
 def _taken(state: dict[str, Any], row: dict[str, Any]) -> int:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from twistnet.buffers import statistics
+from twistnet.buffers import fill, flattened, statistics
 
 
 class Skipped(NamedTuple):
@@ -32,13 +32,14 @@ class Skipping:
     def __init__(self, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
         self._optimiser = optimiser
         self._statistics = statistics(model)
-        self._kept: list[Tensor] = []
-        device = next(model.parameters()).device
-        self._counts = torch.zeros(3, dtype=torch.float64, device=device)  # as Skipped, but for the first step + 1
+        self._device = next(model.parameters()).device
+        self._kept = torch.zeros(0, device=self._device)
+        # As Skipped, but for the first step + 1.
+        self._counts = torch.zeros(3, dtype=torch.float64, device=self._device)
 
     def before(self) -> None:
         """To be called before the step's forward passes: keeps the running statistics, which these may spoil."""
-        self._kept = [buffer.clone() for buffer in self._statistics]
+        self._kept = flattened(self._statistics, self._device)
 
     def update(self, finite: Tensor) -> None:
         """Takes the optimiser's step where `finite`, () bool on the device, is true: whether the gradient's norm is."""
@@ -54,8 +55,7 @@ class Skipping:
         bad = (~finite).double()
         steps, in_a_row, first = self._counts
         self._counts = torch.stack((steps + bad, (in_a_row + 1) * bad, first.where((first > 0) | finite, step + 1.0)))
-        for buffer, kept in zip(self._statistics, self._kept, strict=True):
-            buffer.copy_(buffer.where(finite, kept))
+        fill(self._statistics, flattened(self._statistics, self._device).where(finite, self._kept))
 
     def read(self) -> Skipped:
         """What was skipped since the last call; waits for the device."""
