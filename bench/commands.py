@@ -9,7 +9,7 @@ COMMANDS = {
     "all": Command("bench.everything:everything", "Measure all stages, loaders beside peers and training, and report"),
     "smoke": Command("bench.everything:smoke", "Run the suite at its smallest, and keep nothing: does it work here?"),
     "report": Command("bench.report:report", "Draw a run's rows as one page, and as a picture"),
-    "readme": Command("bench.readme:readme", "Write the README's tables anew from the rows"),
+    "readme": Command("bench.readme:readme", "Write the tables of README and docs anew from the rows"),
     "gpu": Command("bench.gpu:gpu", "Check and measure all that wants a CUDA card"),
     "storage": Command("bench.storage:storage", "Measure how fast a set is read, cold and warm"),
     "decode": Command("bench.decode:decode", "Measure every decoder alone, on one core and on all"),

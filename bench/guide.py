@@ -1,4 +1,4 @@
-"""The guide's hardware table beside projections for it, as the README has it."""
+"""The guide's hardware table beside projections for it, as docs/pretrain.md has it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The README's tables that are made of rows, each between two marks."""
+"""The tables of the README and of docs/ that are made of rows, each between two marks."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ from loaders import InputError
 from loaders.files import write_atomically
 from twistnet.weights import REPOSITORY
 
-README = REPOSITORY / "README.md"
-TABLES: Mapping[str, Callable[[Sequence[Row]], list[str]]] = {"ratios": table, "plan": guide_rows}
+DOCUMENTS = REPOSITORY
+_README, _PRETRAIN = "README.md", "docs/pretrain.md"
+TABLES: Mapping[str, tuple[str, Callable[[Sequence[Row]], list[str]]]] = {
+    "ratios": (_README, table),
+    "plan": (_PRETRAIN, guide_rows),
+}
 
 
 def readme() -> None:
@@ -25,15 +29,17 @@ def readme() -> None:
     """
     if results.RESULTS != results.COMMITTED:
         raise InputError(
-            f"the README's tables are of the rows in {results.COMMITTED}, and TWISTNET_BENCH_RESULTS names "
+            f"the tables are of the rows in {results.COMMITTED}, and TWISTNET_BENCH_RESULTS names "
             f"{results.RESULTS}: unset it."
         )
     rows = read_rows()
-    text = README.read_text()
-    for name, lines_of in TABLES.items():
-        text = replaced(text, name, lines_of(rows))
-    write_atomically(README, lambda opened: opened.write(text.encode()))
-    print(f"Tables written into {README}: {', '.join(TABLES)}.")
+    texts: dict[str, str] = {}
+    for name, (file, lines_of) in TABLES.items():
+        text = texts.get(file) or (DOCUMENTS / file).read_text()
+        texts[file] = replaced(text, name, lines_of(rows))
+    for file, text in texts.items():
+        write_atomically(DOCUMENTS / file, lambda opened, text=text: opened.write(text.encode()))  # type: ignore[misc]
+    print(f"Tables written: {', '.join(f'{name} into {file}' for name, (file, _) in TABLES.items())}.")
 
 
 def replaced(text: str, name: str, lines: Sequence[str]) -> str:
@@ -46,11 +52,11 @@ def replaced(text: str, name: str, lines: Sequence[str]) -> str:
     marked = re.compile(f"{re.escape(begin)}\n(.*?){re.escape(end)}", re.DOTALL)
     found = marked.search(text)
     if not found:
-        raise InputError(f"the README has no table {name}: put {begin} and {end} where it is to stand.")
+        raise InputError(f"the text has no table {name}: put {begin} and {end} where it is to stand.")
     there = len(found[1].splitlines())
     if len(lines) < there:
         raise InputError(
-            f"the rows make {len(lines)} lines of the README's table {name}, which has {there}: bring back the rows "
+            f"the rows make {len(lines)} lines of the table {name}, which has {there}: bring back the rows "
             "that are missing, or take its other lines out by hand first."
         )
     return marked.sub(lambda _: "\n".join([begin, *lines, end]), text)

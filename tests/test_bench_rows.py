@@ -287,34 +287,40 @@ def test_a_smoke_run_with_an_empty_report_is_an_error(monkeypatch: pytest.Monkey
 
 
 @pytest.fixture
-def readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = tmp_path / "README.md"
-    path.write_text(bench_readme.README.read_text())
-    monkeypatch.setattr(bench_readme, "README", path)
-    return path
+def documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[Path, str]:
+    """Copies of the documents with tables, and their texts."""
+    texts = {}
+    for file, _ in bench_readme.TABLES.values():
+        path = tmp_path / file
+        path.parent.mkdir(exist_ok=True)
+        path.write_text((bench_readme.DOCUMENTS / file).read_text())
+        texts[path] = path.read_text()
+    monkeypatch.setattr(bench_readme, "DOCUMENTS", tmp_path)
+    return texts
 
 
-def test_the_readme_is_not_written_from_rows_of_a_trial(readme: Path, capsys: Capture) -> None:
-    before = readme.read_text()
+def unchanged(documents: dict[Path, str]) -> bool:
+    return len(documents) == 2 and all(path.read_text() == text for path, text in documents.items())
+
+
+def test_tables_are_not_written_from_rows_of_a_trial(documents: dict[Path, str], capsys: Capture) -> None:
     add("loaders")
     assert bench("readme") == 1
     assert "TWISTNET_BENCH_RESULTS names" in sentence(capsys)
-    assert readme.read_text() == before
+    assert unchanged(documents)
 
 
-def test_the_readmes_tables_lose_no_lines(
-    readme: Path, results: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+def test_tables_lose_no_lines(
+    documents: dict[Path, str], results: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    before = readme.read_text()
     monkeypatch.setattr(rows, "COMMITTED", results)
     add("loaders")
     assert bench("readme") == 1
-    assert "the rows make 3 lines of the README's table ratios, which has 13: bring back the rows" in sentence(capsys)
-    assert readme.read_text() == before
+    assert "the rows make 3 lines of the table ratios, which has 13: bring back the rows" in sentence(capsys)
+    assert unchanged(documents)
 
 
-def test_the_readmes_tables_are_those_of_the_rows(readme: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = readme.read_text()
+def test_tables_are_those_of_the_rows(documents: dict[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "RESULTS", rows.COMMITTED)
     assert bench("readme") == 0
-    assert readme.read_text() == before
+    assert unchanged(documents)

@@ -23,13 +23,13 @@ from bench.readme import TABLES, replaced
 from bench.timing import Rate
 from bench.training import simulated
 from loaders import InputError
+from tests.documents import PAGES
 from twistnet.__main__ import main
 from twistnet.arguments import parameters_of
 from twistnet.cli import run
 from twistnet.commands.convert import convert
 from twistnet.commands.pretrain import pretrain
 
-README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
 MACHINE = {
     **{"card": "A100", "cards": 8, "nodes": 1, "cores": 64.0, "memory_gib": 512.0, "disk_mb_per_s": 1000.0},
     **{"link_gb_per_s": 12.0, "fabric_gb_per_s": 100.0, "network_gb_per_s": 12.5},
@@ -240,9 +240,9 @@ def test_without_rows_a_plan_says_what_to_measure(
     assert "decode.csv has no row of the native decoder: run python -m bench decode first." in capsys.readouterr().err
 
 
-def test_the_readmes_tables_are_those_of_the_rows() -> None:
-    for name, lines_of in TABLES.items():
-        assert replaced(README, name, lines_of(read_rows())) == README, name
+def test_tables_are_those_of_the_rows() -> None:
+    for name, (file, lines_of) in TABLES.items():
+        assert replaced(PAGES[file], name, lines_of(read_rows())) == PAGES[file], name
 
 
 def test_simulations_are_within_a_tenth_of_what_was_measured() -> None:

@@ -1,4 +1,4 @@
-"""The README says what the command line does: every command, every flag, and no other."""
+"""README and pages say what the command line does: every command, every flag, and no other; their links lead on."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ import loaders
 import loaders.augment
 import twistnet
 from bench.commands import COMMANDS as BENCH_COMMANDS
+from tests.documents import PAGES, ROOT, TEXT
 from twistnet.arguments import parameters_of, parse
 from twistnet.commands import COMMANDS
-
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
 
 
 def function_of(name: str) -> object:
@@ -25,16 +23,16 @@ def function_of(name: str) -> object:
 
 
 def test_every_command_has_a_row_and_every_row_a_command() -> None:
-    assert set(re.findall(r"^\| `twistnet ([\w ]+)`", README, re.MULTILINE)) == set(COMMANDS)
-    assert set(re.findall(r"^\| `python -m bench (\w+)`", README, re.MULTILINE)) == set(BENCH_COMMANDS)
+    assert set(re.findall(r"^\| `twistnet ([\w ]+)`", TEXT, re.MULTILINE)) == set(COMMANDS)
+    assert set(re.findall(r"^\| `python -m bench (\w+)`", TEXT, re.MULTILINE)) == set(BENCH_COMMANDS)
 
 
 def flag_rows(name: str) -> list[tuple[list[str], str]]:
     """Of a command's table of flags: the flags of each row, and its cell of defaults."""
     if name == "convert":
-        found = re.findall(r"^\| (`--[^|]*?) \| [^|]* \| ([^|]*) \|$", README, re.MULTILINE)
+        found = re.findall(r"^\| (`--[^|]*?) \| [^|]* \| ([^|]*) \|$", TEXT, re.MULTILINE)
     else:
-        rows = re.findall(r"^\| (`--[^|]*?) \| (\w+) \| [^|]* \| ([^|]*) \|$", README, re.MULTILINE)
+        rows = re.findall(r"^\| (`--[^|]*?) \| (\w+) \| [^|]* \| ([^|]*) \|$", TEXT, re.MULTILINE)
         found = [(flags, defaults) for flags, command, defaults in rows if command in ("both", name)]
     return [([flag.removeprefix("no_") for flag in re.findall(r"--(\w+)", flags)], cell) for flags, cell in found]
 
@@ -63,7 +61,7 @@ def test_the_flag_table_gives_the_defaults(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted({*COMMANDS, *BENCH_COMMANDS} - {"pretrain", "finetune", "convert"}))
 def test_the_rows_of_the_others_name_their_flags_and_defaults(name: str) -> None:
-    (row,) = re.findall(rf"^\| `(?:twistnet|python -m bench) {name}` \| (.*) \|$", README, re.MULTILINE)
+    (row,) = re.findall(rf"^\| `(?:twistnet|python -m bench) {name}` \| (.*) \|$", TEXT, re.MULTILINE)
     shown = dict(re.findall(r"`--(\w+)(?: ([^`]+))?`", row))
     parameters = {key: item for key, item in parameters_of(function_of(name)).items() if item.kind != "rest"}
     assert set(shown) == set(parameters)
@@ -75,7 +73,7 @@ def test_the_rows_of_the_others_name_their_flags_and_defaults(name: str) -> None
 
 
 def command_lines() -> list[str]:
-    lines = [line.partition(" #")[0] for line in README.replace("\\\n", " ").splitlines()]
+    lines = [line.partition(" #")[0] for line in TEXT.replace("\\\n", " ").splitlines()]
     return [line.split("-m ")[-1] for line in lines if re.match(r"(torchrun.* -m )?twistnet \w+(?: \w+)?\s+--", line)]
 
 
@@ -91,7 +89,7 @@ def test_there_are_commands_to_check() -> None:
 
 
 def test_the_python_example_names_what_exists() -> None:
-    example = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    example = re.search(r"```python\n(.*?)```", PAGES["README.md"], re.DOTALL)
     assert example
     for name in re.findall(r"batch\.(\w+)", example[1]):
         assert name in loaders.Batch._fields
@@ -103,8 +101,33 @@ def test_the_python_example_names_what_exists() -> None:
 
 def test_make_targets_exist() -> None:
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"^make (\w+)", README, re.MULTILINE)) <= targets
+    assert set(re.findall(r"^make (\w+)", TEXT, re.MULTILINE)) <= targets
 
 
 def test_the_changelog_has_this_version() -> None:
     assert f"## {twistnet.__version__}\n" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def anchors(page: str) -> set[str]:
+    """What a page's headings are called in links, as GitHub makes them: lower case, without punctuation, hyphenated."""
+    headings = re.findall(r"^#+ (.*)$", PAGES[page], re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def links() -> list[tuple[str, str]]:
+    found = [(page, link) for page, text in PAGES.items() for link in re.findall(r"\]\(([^)\s]+)\)", text)]
+    return [(page, link) for page, link in found if "://" not in link]
+
+
+@pytest.mark.parametrize(("page", "link"), links())
+def test_links_lead_to_a_file_and_a_heading(page: str, link: str) -> None:
+    path, _, anchor = link.partition("#")
+    target = ((ROOT / page).parent / path).resolve() if path else ROOT / page
+    assert target.exists()
+    if anchor:
+        assert anchor in anchors(target.relative_to(ROOT).as_posix())
+
+
+def test_every_page_is_listed_in_the_readme() -> None:
+    listed = {link.partition("#")[0] for page, link in links() if page == "README.md"}
+    assert {page for page in PAGES if page != "README.md"} <= listed

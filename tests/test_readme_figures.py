@@ -1,17 +1,17 @@
-"""Figures in the README's sentences are those of the newest rows, which commits of rows would else leave behind."""
+"""Figures in the sentences of README and pages are those of the newest rows, which new rows would else leave behind."""
 
 from __future__ import annotations
 
 import re
 import statistics
-from pathlib import Path
 
 import pytest
 
 from bench import parts, rows
 from bench.reading import Row, newest, read_rows
+from tests.documents import TEXT
 
-README = " ".join((Path(__file__).parent.parent / "README.md").read_text().split())
+DOCS = " ".join(TEXT.split())
 
 
 @pytest.fixture(autouse=True)
@@ -27,9 +27,9 @@ def by_name(bench: str, **options: str) -> dict[str, Row]:
 
 def test_decoding_of_the_plan() -> None:
     native = by_name("decode", set="original", threads="1")["native"]
-    assert f"({native.number('us_of_a_core'):.0f} microseconds an image of ImageNet's size" in README
+    assert f"({native.number('us_of_a_core'):.0f} microseconds an image of ImageNet's size" in DOCS
     megapixels = native.number("megapixels_per_s") / native.images_per_s
-    assert f"({megapixels:.2f} megapixels and {float(native.options['kb']):.0f} kB in the mean)" in README
+    assert f"({megapixels:.2f} megapixels and {float(native.options['kb']):.0f} kB in the mean)" in DOCS
 
 
 @pytest.mark.parametrize(("model", "shown"), [("twistnet18", "TwistNet-18 at 224 px"), ("test_resnet", "timm's test_")])
@@ -38,9 +38,9 @@ def test_training_beside_its_simulation(model: str, shown: str) -> None:
     whole = found[parts.END_TO_END]
     form = ".1f" if model == "twistnet18" else ".0f"
     said = rf"{whole.number('simulated'):{form}}(?: img/s)? beside {whole.images_per_s:{form}} \({re.escape(shown)}"
-    assert re.search(said, README)
+    assert re.search(said, DOCS)
     if model == "twistnet18":
-        assert f"it trains at {100 * whole.number('ratio'):.1f} % of its rate" in README
+        assert f"it trains at {100 * whole.number('ratio'):.1f} % of its rate" in DOCS
 
 
 def test_steps_beside_resnet18s() -> None:
@@ -49,8 +49,8 @@ def test_steps_beside_resnet18s() -> None:
     blocks = [
         1 / by_name("step", stage=stage)["block: in few passes"].number("ratio") for stage in ("stage_3", "stage_4")
     ]
-    assert f"| TwistNet-18 | {ours:.3f} | {blocks[0]:.2f} in stage 3, {blocks[1]:.2f} in stage 4 |" in README
-    assert f"head by head | {theirs:.3f} | 1 |" in README
+    assert f"| TwistNet-18 | {ours:.3f} | {blocks[0]:.2f} in stage 3, {blocks[1]:.2f} in stage 4 |" in DOCS
+    assert f"head by head | {theirs:.3f} | 1 |" in DOCS
 
 
 def test_augmentation() -> None:
@@ -63,13 +63,13 @@ def test_augmentation() -> None:
         f"| colour jitter, normalised | {found['jitter and normalise: ours']} | torchvision v2 on each image "
         f"{found[f'jitter and normalise: {torchvision}']} |",
     ):
-        assert line in README
+        assert line in DOCS
 
 
 def test_conversion_beside_ffcvs_writer() -> None:
-    assert f"at {by_name('conversion', images='original')['original to shards'].number('ratio'):.2f} times" in README
+    assert f"at {by_name('conversion', images='original')['original to shards'].number('ratio'):.2f} times" in DOCS
     smaller = by_name("conversion", images="max_side=400")["max_side=400 to shards"]
-    assert f"at {smaller.number('ratio'):.2f} times the rate of FFCV's writer" in README
+    assert f"at {smaller.number('ratio'):.2f} times the rate of FFCV's writer" in DOCS
 
 
 def test_dali_behind_our_loader() -> None:
@@ -77,5 +77,5 @@ def test_dali_behind_our_loader() -> None:
     peer = found["DALI on the CPU"].rounds
     for name, said in (("dali", "`--decoder dali`, makes"), ("dali+native", "`dali+native`")):
         each = [ours / theirs for ours, theirs in zip(found[name].rounds, peer, strict=True)]
-        assert f"{said} {statistics.median(each):.2f} times" in README
-        assert f"({min(each):.2f} to {max(each):.2f}" in README
+        assert f"{said} {statistics.median(each):.2f} times" in DOCS
+        assert f"({min(each):.2f} to {max(each):.2f}" in DOCS

@@ -76,7 +76,7 @@ def finetune(
         workers: decoding threads a process; the usable cores unless given.
         warmup_epochs: epochs of linear warm-up.
         size: side of the images in pixels.
-        policy: operations on colours and geometry, as randaugment-n2-m9 or none; the README lists them.
+        policy: operations on colours and geometry, as randaugment-n2-m9 or none; docs/augment.md lists them.
         interpolation: of the resize; area is FFCV's.
         set: any other values of the recipe that twistnet show prints, as ema_decay=0.9999,drop_path=0.1.
         store: form of a converted set; auto takes the beton where it holds pixels and fits into memory, else shards.

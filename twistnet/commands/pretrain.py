@@ -84,7 +84,7 @@ def pretrain(
         seed: of initialisation, order and augmentation.
         weights_dir: where the final weights are copied to, to be found by themselves; weights unless given.
         publish: whether to copy them there; they are unless --no_publish is given.
-        policy: operations on colours and geometry, as randaugment-n2-m9 or none; the README lists them.
+        policy: operations on colours and geometry, as randaugment-n2-m9 or none; docs/augment.md lists them.
         interpolation: of the resize; area is FFCV's.
         set: any other values of the recipe that twistnet show prints, as ema_decay=0.9999,drop_path=0.1.
         store: form of a converted set; auto takes the beton where it holds pixels and fits into memory, else shards.
