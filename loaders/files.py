@@ -132,7 +132,7 @@ def new_folder(target: Path) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written, as on a full disk.
     """
-    target = target.absolute()
+    target = target.resolve()  # of a link to it, too
     target.parent.mkdir(parents=True, exist_ok=True)
     for left in target.parent.glob(f".{glob.escape(target.name)}.{'[0-9a-f]' * 32}.tmp"):
         if left.is_dir() and (unused := _locked(left)) is not None:

@@ -120,7 +120,7 @@ def parse(function: Callable[..., Any], argv: Sequence[str]) -> dict[str, Any]:
     boolean word (true, yes, on, 1; false, no, off, 0). What follows `--` goes to the parameter `*rest`, or without
     one counts as given by position.
 
-    A word that takes a list takes all further words, each as it stands: a file's name may have commas.
+    A word of `tuple[T, ...]` takes all further words, each as it stands: a file's name may have commas.
 
     Args:
         function: the command.
@@ -163,19 +163,17 @@ def parse(function: Callable[..., Any], argv: Sequence[str]) -> dict[str, Any]:
     else:
         words += [(text, None) for text in rest]
     places = deque(parameter for parameter in parameters.values() if parameter.kind == "word")
-    several: list[str] = []
+    several: tuple[Any, ...] = ()
     for word, flag in words:
         if not places:
             raise UsageError(_stray(word, flag, last))
         if places[0].is_list:
-            several.append(word)
+            several += (_converted(places[0].label, word, typing.get_args(places[0].annotation)[0]),)
             continue
         place = places.popleft()
         _put(values, place, _converted(place.label, word, place.annotation))
     if several:
-        (kind,) = (item for item in _alternatives(places[0].annotation) if typing.get_origin(item) in (tuple, list))
-        (element, *_), label = typing.get_args(kind), places[0].label
-        _put(values, places[0], typing.get_origin(kind)(_converted(label, word, element) for word in several))
+        _put(values, places[0], several)
     missing = [item.label for item in parameters.values() if item.required and item.name not in values]
     if missing:
         raise UsageError(f"missing {_listed(missing, 'and')}")

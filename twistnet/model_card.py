@@ -181,7 +181,7 @@ model = timm.create_model("local-dir:{folder}", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
 image = transform(Image.open("image.jpg").convert("RGB"))
 with torch.no_grad():
-    probabilities = model(image[None]).softmax(dim=1)[0]
+    probabilities = model(image.unsqueeze(0)).softmax(dim=1)[0]
 for probability, place in zip(*probabilities.topk({min(5, len(facts.trained.classes))})):
     print(f"{{probability:.1%}} {{model.pretrained_cfg['label_names'][place]}}")
 ```
