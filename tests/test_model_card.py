@@ -135,7 +135,7 @@ def test_results_of_other_weights_are_not_these(tuned: Path, tmp_path: Path) -> 
 def test_names_of_somebody_elses_break_nothing(tuned: Path, tmp_path: Path) -> None:
     state = torch.load(tuned / "best.pt", weights_only=True)
     classes = ["a|b", "`c`\n## Results", "\udce9t\u00e9"]
-    weights = {"path": "/home/me/of|mine.pt", "parameters": 1, "total_parameters": 2}
+    weights = {"path": "/home/me/of|mine.pt", "parameters": 1234, "total_parameters": 2000}
     run = changed(tuned, tmp_path / "run", dataset="x: [y\n---\n| z")
     (run / "best.pt").unlink()
     data = {**state["data"], "classes": classes}
@@ -152,5 +152,5 @@ def test_names_of_somebody_elses_break_nothing(tuned: Path, tmp_path: Path) -> N
         "## Made with",
         "## Limits",
     ]
-    assert "of\\|mine.pt`, which set 50.0 % of its parameters" in card
+    assert "of\\|mine.pt`, which set 1,234 of its parameters" in card
     assert "/home/me" not in card

@@ -131,8 +131,7 @@ def _intro(facts: _Facts) -> str:
     begun = "random weights"
     if facts.weights_from:
         origin = str(facts.weights_from["path"]).replace("\\", "/").rsplit("/", 1)[-1]
-        share = 100 * facts.weights_from["parameters"] / facts.weights_from["total_parameters"]
-        begun = f"the weights `{_cell(origin)}`, which set {share:.1f} % of its parameters"
+        begun = f"the weights `{_cell(origin)}`, which set {int(facts.weights_from['parameters']):,} of its parameters"
         if digest := facts.run.result.get("weights_sha256"):
             begun += f" (SHA-256 `{_cell(str(digest)[:16])}...`)"
     where = f" on fold {facts.fold}" if facts.fold is not None else ""
