@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
+import glob
 import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TextIO
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of <fcntl.h> and <linux/fs.h>
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
@@ -115,6 +119,43 @@ def clear_unfinished(folder: Path, of: Callable[[str], bool] = lambda _: True) -
             path.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder to fill, which takes the place of `target`, whatever is there, once all of it is on the disk.
+
+    A reader sees the old folder or the whole new one. Where the block raises, the old one stays and nothing is left
+    over; what killed processes have left beside it is removed.
+
+    Args:
+        target: the folder; the one above it is made where it is missing.
+
+    Raises:
+        OSError: it cannot be written, as on a full disk.
+    """
+    target = target.resolve()  # of a link to it, too
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for left in target.parent.glob(f".{glob.escape(target.name)}.{'[0-9a-f]' * 32}.tmp"):
+        if left.is_dir() and (unused := _locked(left)) is not None:
+            shutil.rmtree(left)
+            os.close(unused)
+    filling = _temporary(target)
+    filling.mkdir()
+    lock = _locked(filling)
+    try:
+        yield filling
+        for path in (*filling.rglob("*"), filling):
+            _sync(path)
+        if target.exists():
+            _exchange(filling, target)
+        else:
+            os.rename(filling, target)
+        _sync_folder(target.parent)
+    finally:
+        shutil.rmtree(filling, ignore_errors=True)  # what was not finished, or the folder of before
+        if lock is not None:
+            os.close(lock)
+
+
 def existing_parent(path: Path) -> Path:
     """The path itself, or the nearest folder above it that is there."""
     return next(parent for parent in (path, *path.absolute().parents) if parent.exists())
@@ -127,6 +168,36 @@ def is_same(one: Path, other: Path) -> bool:
 
 def _temporary(target: Path) -> Path:
     return target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+
+
+def _locked(folder: Path) -> int | None:
+    """A descriptor by which the folder is this process's until it is closed; None where another one has it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # or the file system has no locks: then what is left over stays
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Gives two folders each other's name, at once where the system can."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename and not rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE):
+        return
+    aside = _temporary(other)
+    os.rename(other, aside)
+    os.rename(one, other)
+    os.rename(aside, one)
+
+
+def _sync(path: Path) -> None:
+    if path.is_dir():
+        _sync_folder(path)
+        return
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

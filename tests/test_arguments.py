@@ -205,6 +205,38 @@ def test_words_without_a_place_are_refused(argv: list[str], message: str) -> Non
     assert str(refused.value) == message
 
 
+def several(images: tuple[Path, ...], *, sizes: tuple[int, ...] = (), top: int = 5) -> None:
+    """A command that takes words, as many as come."""
+
+
+@pytest.mark.parametrize(
+    ("argv", "images"),
+    [
+        (["a.jpg"], ["a.jpg"]),
+        (["a.jpg", "b c.jpg", "--top", "3", "dog/"], ["a.jpg", "b c.jpg", "dog"]),
+        (["with,comma.jpg", "b.jpg"], ["with,comma.jpg", "b.jpg"]),
+        (["--images", "a.jpg,b.jpg"], ["a.jpg", "b.jpg"]),
+        (["--top=3", "--", "-a.jpg", "b.jpg"], ["-a.jpg", "b.jpg"]),
+    ],
+)
+def test_a_word_that_takes_a_list_takes_all_words(argv: list[str], images: list[str]) -> None:
+    assert parse(several, argv)["images"] == tuple(map(Path, images))
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--top=3"], "missing IMAGES"),
+        (["a.jpg", ""], "IMAGES '' is empty: name a file or folder"),
+        (["a.jpg", "--images", "b.jpg"], "IMAGES is given twice: leave one"),
+    ],
+)
+def test_a_list_of_words_is_checked_too(argv: list[str], message: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        parse(several, argv)
+    assert str(refused.value) == message
+
+
 def test_defaults_of_the_signature_apply_when_rest_is_given() -> None:
     bind(convert, parse(convert, ["check", "--", "a"]))()
     assert CALLS == [{"action": "check", "folder": Path("data"), "rest": ("a",), "force": False}]

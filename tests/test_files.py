@@ -8,7 +8,8 @@ from typing import BinaryIO
 
 import pytest
 
-from loaders.files import write_atomically
+from loaders import files
+from loaders.files import new_folder, write_atomically
 
 
 def test_the_file_gets_its_content_and_nothing_is_left_over(tmp_path: Path) -> None:
@@ -77,3 +78,57 @@ def test_content_and_name_are_synced_in_that_order(tmp_path: Path, monkeypatch: 
     (file, before), (folder, after) = synced
     assert (file.parent, before) == (tmp_path, False)
     assert (folder, after) == (tmp_path, True)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_a_folder_takes_the_place_of_the_old_one_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
+) -> None:
+    if not can_exchange:  # as on a system without renameat2
+        monkeypatch.setattr(files.ctypes, "CDLL", lambda *_, **__: object())
+    target = tmp_path / "above" / "exported"
+    for number in (b"1", b"2"):
+        with new_folder(target) as folder:
+            (folder / f"only{number.decode()}").write_bytes(number)
+            assert target.exists() == (number == b"2")
+        assert content(target) == {f"only{number.decode()}": number}
+        assert os.listdir(target.parent) == ["exported"]
+    (tmp_path / "link").symlink_to(target)
+    with new_folder(tmp_path / "link") as folder:
+        (folder / "only3").write_bytes(b"3")
+    assert content(target) == {"only3": b"3"}
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_a_folder_that_fails_half_way_keeps_the_old_one(tmp_path: Path) -> None:
+    target = tmp_path / "exported"
+    target.mkdir()
+    (target / "old").write_bytes(b"old")
+
+    def fill() -> None:
+        with new_folder(target) as folder:
+            (folder / "half").write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fill()
+    assert content(target) == {"old": b"old"}
+    assert os.listdir(tmp_path) == ["exported"]
+
+
+def test_what_a_killed_process_left_is_removed_and_what_another_one_fills_is_not(tmp_path: Path) -> None:
+    left = tmp_path / f".exported.{'0' * 32}.tmp"
+    left.mkdir()
+    (left / "half").write_bytes(b"half")
+    with new_folder(tmp_path / "exported") as one, new_folder(tmp_path / "exported") as other:
+        assert not left.exists()
+        assert one != other
+        assert one.is_dir()
+        (one / "mine").write_bytes(b"1")
+        (other / "mine").write_bytes(b"2")
+    assert content(tmp_path / "exported") == {"mine": b"1"}  # the one that ended last
+    assert os.listdir(tmp_path) == ["exported"]

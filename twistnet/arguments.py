@@ -118,7 +118,7 @@ def parse(function: Callable[..., Any], argv: Sequence[str]) -> dict[str, Any]:
 
     A flag is written --name VALUE or --name=VALUE, with hyphens or underscores; a switch --name, --no_name or with a
     boolean word (true, yes, on, 1; false, no, off, 0). What follows `--` goes to the parameter `*rest`, or without
-    one counts as given by position.
+    one counts as given by position. A last word of `tuple[T, ...]` takes all words that are left, each as it stands.
 
     Args:
         function: the command.
@@ -161,6 +161,10 @@ def parse(function: Callable[..., Any], argv: Sequence[str]) -> dict[str, Any]:
     else:
         words += [(text, None) for text in rest]
     places = deque(parameter for parameter in parameters.values() if parameter.kind == "word")
+    if places and places[-1].is_list and len(words) >= len(places):
+        several, words = words[len(places) - 1 :], words[: len(places) - 1]
+        element, label = typing.get_args(places[-1].annotation)[0], places[-1].label
+        _put(values, places.pop(), tuple(_converted(label, word, element) for word, _ in several))
     for word, flag in words:
         if not places:
             raise UsageError(_stray(word, flag, last))

@@ -147,7 +147,8 @@ def help_text(program: str, function: Callable[..., Any]) -> str:
     parts = [program]
     for item in parameters.values():
         if item.kind == "word":
-            parts.append(item.name.upper() if item.required else f"[{item.name.upper()}]")
+            name = f"{item.name.upper()}{' ...' if item.is_list else ''}"
+            parts.append(name if item.required else f"[{name}]")
         elif item.kind == "flag" and item.required:
             parts.append(f"--{item.name} {metavar(item.annotation)}")
     if any(item.kind == "flag" and not item.required for item in parameters.values()):

@@ -27,6 +27,10 @@ COMMANDS = {
     ),
     "pretrain": Command("twistnet.commands.pretrain:pretrain", "Trains a model on ImageNet, or resumes its training"),
     "finetune": Command("twistnet.commands.finetune:finetune", "Fine-tunes a model on one fold of a smaller data set"),
+    "export": Command(
+        "twistnet.commands.export:export", "Writes a run's model as a folder that timm loads, with a card"
+    ),
+    "predict": Command("twistnet.commands.predict:predict", "Names the most probable classes of images"),
     "replay": Command("twistnet.commands.replay:replay", "Looks into a step that was skipped for want of a gradient"),
     "launch": Command(
         "twistnet.commands.launch:launch", "Starts training on many nodes, by SLURM, Kubernetes and others"
