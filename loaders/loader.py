@@ -32,6 +32,8 @@ from loaders.augment import Augment
 from loaders.crops import CropPolicy
 from loaders.decoding import BadSamples, BatchDecoding
 from loaders.errors import InputError
+from loaders.kept import Keeping, KeptPixels
+from loaders.native.decoder import LARGE
 from loaders.order import Order
 from loaders.paging import Paging
 from loaders.prefetch import Prefetch
@@ -74,6 +76,7 @@ class Plan:
     world_size: int
     max_bad: float
     verify: bool
+    kept: KeptPixels | None = None
     form: str
     choice: str
 
@@ -135,6 +138,7 @@ class BatchLoader:
             self._bad,
             verify=plan.verify,
             readers=self._readers,
+            keeping=self._keeping(),
             clock=self._clock,
         )
         self._batches = ThreadPoolExecutor(BATCHES_AT_ONCE, thread_name_prefix="twistnet-batch")
@@ -246,6 +250,13 @@ class BatchLoader:
         self.plan.decoder.close()
         if self.plan.staging:
             self.plan.staging.close()
+
+    def _keeping(self) -> Keeping | None:
+        plan = self.plan
+        if plan.kept is None:
+            return None
+        below = None if plan.decoder.name == "reference" else LARGE
+        return Keeping(plan.store, plan.kept, verified=plan.verify, below=below, threads=self._readers)
 
     def _ahead(
         self, epoch: int, start: int, size: int, stopped: Callable[[], bool]
