@@ -52,7 +52,9 @@ class KeptPixels:
         self._num_bytes = 0
         self._lock = threading.Lock()
 
-    def __len__(self) -> int:
+    @property
+    def num_images(self) -> int:
+        """Images that are kept."""
         return len(self._pixels)
 
     @property
