@@ -79,9 +79,11 @@ class KeptPixels:
             return True
 
     def put(self, origin: Origin, pixels: _Pixels) -> None:
-        """Keeps what room was reserved for."""
+        """Keeps what room was reserved for. Raises ValueError where it takes more or less."""
         with self._lock:
-            assert self._reserved.pop(origin) == pixels.nbytes
+            if pixels.nbytes != self._reserved[origin]:
+                raise ValueError(f"{pixels.nbytes} bytes where {self._reserved[origin]} were reserved")
+            del self._reserved[origin]
             self._pixels[origin] = pixels
 
     def give_up(self, origin: Origin) -> None:

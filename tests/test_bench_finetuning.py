@@ -13,7 +13,7 @@ from training import FOLDS
 
 from bench import finetuning, loader_process
 from bench.peers.finetuning_loader import Listed, batches
-from loaders.kept import Keeping
+from loaders.kept import KeptPixels
 
 pytest_plugins = ("benches", "training")
 pytestmark = pytest.mark.usefixtures("results")
@@ -63,10 +63,10 @@ def test_the_peer_reads_every_image_of_the_list(dtd: Path) -> None:
 
 @pytest.mark.parametrize(("keeps", "decoded"), [("none", 0), ("first", 3), ("later", 1)])
 def test_what_is_kept_is_as_the_row_says(dtd: Path, monkeypatch: pytest.MonkeyPatch, keeps: str, decoded: int) -> None:
-    seen = list[int]()
-    decode = Keeping._decode
-    monkeypatch.setattr(Keeping, "_decode", lambda self, *args: (seen.append(args[0]), decode(self, *args))[1])
+    seen, put = list[str](), KeptPixels.put
+    monkeypatch.setattr(KeptPixels, "put", lambda self, *args: (seen.append(args[0][0]), put(self, *args))[1])
+    lines = (dtd / "labels" / "train1.txt").read_text().split()
     epochs = loader_process.finetuning(dtd, batch_size=10, size=16, workers=1, policy="none", keeps=keeps)
     assert [sum(next(epochs)) for _ in range(3)] == [24, 24, 24]
     epochs.close()  # type: ignore[attr-defined]
-    assert sorted(seen) == sorted(list(range(24)) * decoded)
+    assert sorted(seen) == sorted([str(dtd / "images" / line) for line in lines] * decoded)

@@ -256,6 +256,8 @@ def test_room_is_counted_before_an_image_is_decoded() -> None:
     kept.give_up(one)
     assert kept.num_bytes == 0
     assert kept.reserve(other, 36)
+    with pytest.raises(ValueError, match="48 bytes where 36 were reserved"):
+        kept.put(other, np.zeros((4, 4, 3), dtype=np.uint8))
     pixels = np.zeros((3, 4, 3), dtype=np.uint8)
     kept.put(other, pixels)
     assert kept.get(other) is pixels
