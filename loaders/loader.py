@@ -2,7 +2,8 @@
 
     Order.slice(epoch, step) -> ids, keys        this thread ahead of the consumer's, `look_ahead` batches
     Need.wait                                    of a staged set, until its shards have come (loaders/staging.py)
-    Store.read                                   `num_threads` threads
+    Store.read                                   `num_threads` threads, but for what is kept (loaders/kept.py), and
+    whole images, to be kept                     the same threads
     Decoder.sizes, crop boxes,
     Decoder.decode -> uint8 (B, size, size, 3)   two threads, a batch each, and the decoder's own (loaders/decoding.py)
                                                  in the card's memory already where the decoder is
