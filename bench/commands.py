@@ -18,6 +18,7 @@ COMMANDS = {
     "compare": Command("bench.compare:compare", "Say which rows of two runs differ beyond their spread"),
     "conversion": Command("bench.conversion:conversion", "Measure conversion beside tarfile and FFCV"),
     "loaders": Command("bench.loaders:loaders", "Measure whole loaders, ours beside FFCV's, DALI's and torchvision's"),
+    "finetuning": Command("bench.finetuning:finetuning", "Measure loading for fine-tuning beside the usual loop"),
     "step": Command("bench.steps:step", "Measure training steps without data, and the twist block alone"),
     "train": Command("bench.training:train", "Measure training end to end beside each of its stages alone"),
     "checkpoint": Command("bench.checkpoint:checkpoint", "Measure what a checkpoint costs training, beside torch.save"),

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.timing import peak_bytes
-from loaders import CropPolicy, InputError, dali_graph, ffcv, open_loader
+from loaders import CropPolicy, InputError, Loader, dali_graph, ffcv, open_loader
 from loaders.errors import one_line
+from loaders.kept import kept_pixels
 from loaders.native import library as native
 from twistnet.recipes import named
 
@@ -68,6 +69,44 @@ def ours(
     while True:
         yield (len(batch.images) for batch in loader.epoch(epoch))
         epoch += 1
+
+
+def finetuning(
+    path: Path, *, batch_size: int, size: int, workers: int, policy: str, keeps: str
+) -> Iterator[Iterator[int]]:
+    """Our loader of fine-tuning, by recipe dtd: one epoch after another, as numbers of images.
+
+    Args:
+        path: a folder in DTD's layout, whose list train1 is read.
+        batch_size: images of a batch.
+        size: side of the images in pixels.
+        workers: threads that decode.
+        policy: operations on colours and geometry, as the recipe takes it.
+        keeps: "first" for epochs that each find nothing kept, "later" for those that find what came before, "none".
+    """
+    recipe = named("dtd").with_changes(policy=policy)
+    epoch = 0
+
+    def opened() -> Loader:
+        return open_loader(
+            path,
+            "train1",
+            batch_size,
+            train=True,
+            size=size,
+            decoder="native",
+            num_threads=workers,
+            crops=recipe.crops(),
+            augment=recipe.train_augment(),
+            kept=None if keeps == "none" else kept_pixels(None),
+        )
+
+    while True:
+        with opened() as loader:
+            yield (int(batch.valid.sum()) for batch in loader.epoch(epoch))
+            while keeps != "first":
+                epoch += 1
+                yield (int(batch.valid.sum()) for batch in loader.epoch(epoch))
 
 
 def memory_bytes() -> int:
@@ -130,7 +169,7 @@ def main(spec: dict[str, Any]) -> None:
     make: Callable[..., Iterator[Iterator[int]]]
     try:
         if module == "ours":
-            make, missing = ours, _LACKS[spec["options"].get("decoder", "native")]()
+            make, missing = finetuning if name else ours, _LACKS[spec["options"].get("decoder", "native")]()
         else:
             make = getattr(importlib.import_module(f"bench.peers.{module}"), name or "batches")
             missing = None

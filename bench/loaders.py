@@ -137,12 +137,17 @@ def loaders(
             file = append_rates("loaders", rates, options, CPU)
             reference = list(rates.values())[-1]
             for system, rate in rates.items():
-                print(
-                    f"{name} of {tree.name}: {system}: {rate.median:,.0f} img/s ({rate.low:,.0f} to {rate.high:,.0f}, "
-                    f"n={rate.n}), {rate.ratio_to(reference):.2f}x; first batch {rate.first_s:.2f} s, "
-                    f"{rate.cpu_share:.0%} of the cores, {rate.memory_bytes / 2**20:,.0f} MiB"
-                )
+                print(f"{name} of {tree.name}: {system}: {described(rate, reference)}")
     print(added(file))
+
+
+def described(rate: Rate, reference: Rate) -> str:
+    """A loader's rate, with what it took, for people to read."""
+    return (
+        f"{rate.median:,.0f} img/s ({rate.low:,.0f} to {rate.high:,.0f}, n={rate.n}), "
+        f"{rate.ratio_to(reference):.2f}x; first batch {rate.first_s:.2f} s, {rate.cpu_share:.0%} of the cores, "
+        f"{rate.memory_bytes / 2**20:,.0f} MiB"
+    )
 
 
 def loader_rates(systems: Mapping[str, System], spec: Mapping[str, Any], rounds: int, memory: int) -> dict[str, Rate]:

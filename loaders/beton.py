@@ -130,6 +130,9 @@ class BetonStore:
         check_sample(sample, len(self))
         return f"{self._path.name}[{sample}]"
 
+    def origin(self, sample: int) -> tuple[str, int]:
+        return os.path.abspath(self._path), self.offset(sample)
+
     def verify(self, sample: int) -> None:
         """Nothing to compare with: FFCV's format has no checksums."""
         check_sample(sample, len(self))

@@ -71,6 +71,11 @@ def same_pixels(one: str, other: str, interpolation: str) -> bool:
     return one == other or (interpolation != "area" and {one, other} <= {"native", "reference", "device"})
 
 
+def keeps_pixels(decoder: str) -> bool:
+    """Whether a decoder makes the same pixels of an image that was decoded whole before: the reference's."""
+    return decoder in ("native", "reference", "device")
+
+
 def make_decoder(
     name: str, interpolation: str, num_threads: int, device: torch.device | None = None, store: Store | None = None
 ) -> Decoder:

@@ -6,6 +6,8 @@ import math
 import os
 from pathlib import Path
 
+from loaders.errors import InputError
+
 
 def usable_cores() -> int:
     """Cores that the affinity mask and the cgroup leave to this process, at least 1."""
@@ -19,6 +21,18 @@ def usable_memory() -> int:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     _, limit = cgroup_limits()
     return memory if limit is None else min(memory, limit)
+
+
+def local_ranks() -> int:
+    """Processes of a run that share this machine, as torchrun says.
+
+    Raises:
+        InputError: where LOCAL_WORLD_SIZE is no such number.
+    """
+    ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    if not (ranks.isascii() and ranks.isdigit() and int(ranks)):
+        raise InputError(f"LOCAL_WORLD_SIZE is {ranks!r}, which is no count of processes: unset it or use torchrun.")
+    return int(ranks)
 
 
 def cgroup_limits(

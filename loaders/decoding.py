@@ -19,8 +19,9 @@ from torch import Tensor
 
 from loaders import draws
 from loaders.crops import CropPolicy
-from loaders.encodings import Encoded
+from loaders.encodings import Encoded, joined, of_images
 from loaders.errors import SampleError
+from loaders.kept import Keeping
 from loaders.stages import StageClock
 from loaders.types import Decoder, Failures, Store
 
@@ -72,6 +73,7 @@ class BatchDecoding:
         bad: counts the samples that fail.
         verify: whether every image is held to its checksum, which the store then must have.
         readers: threads that read where a store has no place in memory to name.
+        keeping: which images are kept, and keeps others; None where none are.
         clock: counts "read" and "decode".
     """
 
@@ -84,10 +86,11 @@ class BatchDecoding:
         *,
         verify: bool,
         readers: Executor,
+        keeping: Keeping | None,
         clock: StageClock,
     ) -> None:
         self._store, self._decoder, self._crops, self._bad = store, decoder, crops, bad
-        self._verify, self._readers, self._clock = verify, readers, clock
+        self._verify, self._readers, self._keeping, self._clock = verify, readers, keeping, clock
 
     def run(self, seed: int, epoch: int, ids: _Ints, keys: _Ints, out: _Pixels, *, train: bool) -> _Ints:
         """Fills `out` with the samples' pixels. One that stands there more than once is read and decoded once.
@@ -151,6 +154,8 @@ class BatchDecoding:
             data, failures = self._read(ids)
         if not failures:
             with self._clock.stage("decode"):
+                if self._keeping:
+                    data = self._keeping.keep(ids, data)
                 sizes, failures = self._decoder.sizes(data)
                 if not failures:
                     boxes = self._crops.boxes(seed, epoch, keys, np.repeat(sizes, counts, axis=0), train=train)
@@ -179,6 +184,20 @@ class BatchDecoding:
         return {**failures, **{int(rest[place]): reason for place, reason in further.items()}}
 
     def _read(self, ids: _Ints) -> tuple[Sequence[Encoded], Failures]:
+        if self._keeping is None:
+            return self._read_stored(ids)
+        kept = self._keeping.known(ids)
+        if kept.all():
+            return self._keeping.encodings(ids), {}
+        there, rest = np.flatnonzero(kept), np.flatnonzero(~kept)
+        data, failures = self._read_stored(ids[rest])
+        if failures:
+            return [], {int(rest[place]): reason for place, reason in failures.items()}
+        if not len(there):
+            return data, {}
+        return joined([(there, self._keeping.encodings(ids[there])), (rest, of_images(data))]), {}
+
+    def _read_stored(self, ids: _Ints) -> tuple[Sequence[Encoded], Failures]:
         try:
             located = self._store.locate(ids)
         except SampleError:

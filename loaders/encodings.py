@@ -56,6 +56,29 @@ class Encodings(Sequence[Encoded]):
         )
 
 
+def joined(parts: Sequence[tuple[npt.NDArray[np.int64], Encodings]]) -> Encodings:
+    """One batch of several parts.
+
+    Args:
+        parts: places in the batch, and the images there; together every place once.
+    """
+    images = [part for _, part in parts]
+    order = np.argsort(np.concatenate([places for places, _ in parts]))
+    starts = np.cumsum([0, *map(len, images)])
+
+    def get(place: int) -> Encoded:
+        part = int(np.searchsorted(starts, order[place], side="right")) - 1
+        return images[part][int(order[place] - starts[part])]
+
+    return Encodings(
+        get,
+        images,
+        np.concatenate([part.addresses for part in images])[order],
+        np.concatenate([part.lengths for part in images])[order],
+        np.concatenate([part.shapes for part in images])[order],
+    )
+
+
 def of_images(images: Sequence[Encoded]) -> Encodings:
     """Images that lie anywhere, which stay where they are.
 

@@ -2,7 +2,8 @@
 
     Order.slice(epoch, step) -> ids, keys        this thread ahead of the consumer's, `look_ahead` batches
     Need.wait                                    of a staged set, until its shards have come (loaders/staging.py)
-    Store.read                                   `num_threads` threads
+    Store.read                                   `num_threads` threads, but for what is kept (loaders/kept.py), and
+    whole images, to be kept                     the same threads
     Decoder.sizes, crop boxes,
     Decoder.decode -> uint8 (B, size, size, 3)   two threads, a batch each, and the decoder's own (loaders/decoding.py)
                                                  in the card's memory already where the decoder is
@@ -32,6 +33,8 @@ from loaders.augment import Augment
 from loaders.crops import CropPolicy
 from loaders.decoding import BadSamples, BatchDecoding
 from loaders.errors import InputError
+from loaders.kept import Keeping, KeptPixels
+from loaders.native.decoder import LARGE
 from loaders.order import Order
 from loaders.paging import Paging
 from loaders.prefetch import Prefetch
@@ -74,6 +77,7 @@ class Plan:
     world_size: int
     max_bad: float
     verify: bool
+    kept: KeptPixels | None = None
     form: str
     choice: str
 
@@ -135,6 +139,7 @@ class BatchLoader:
             self._bad,
             verify=plan.verify,
             readers=self._readers,
+            keeping=self._keeping(),
             clock=self._clock,
         )
         self._batches = ThreadPoolExecutor(BATCHES_AT_ONCE, thread_name_prefix="twistnet-batch")
@@ -246,6 +251,13 @@ class BatchLoader:
         self.plan.decoder.close()
         if self.plan.staging:
             self.plan.staging.close()
+
+    def _keeping(self) -> Keeping | None:
+        plan = self.plan
+        if plan.kept is None:
+            return None
+        below = None if plan.decoder.name == "reference" else LARGE
+        return Keeping(plan.store, plan.kept, verified=plan.verify, below=below, threads=self._readers)
 
     def _ahead(
         self, epoch: int, start: int, size: int, stopped: Callable[[], bool]

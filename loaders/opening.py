@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -10,10 +9,11 @@ import torch
 
 from loaders.augment import Augment
 from loaders.beton import open_beton
-from loaders.choosing import STORES, Choice, choose_decoder, choose_store, make_decoder
-from loaders.cores import usable_cores
+from loaders.choosing import STORES, Choice, choose_decoder, choose_store, keeps_pixels, make_decoder
+from loaders.cores import local_ranks, usable_cores
 from loaders.crops import CropPolicy
 from loaders.errors import InputError, one_line
+from loaders.kept import KeptPixels
 from loaders.loader import BatchLoader, Plan
 from loaders.manifest import Manifest, is_converted
 from loaders.order import Order
@@ -89,6 +89,7 @@ def open_loader(
     repeats: int = 1,
     stage: str | Path | None = None,
     stage_bytes: int | None = None,
+    kept: KeptPixels | None = None,
 ) -> Loader:
     """Opens one split for one rank.
 
@@ -121,6 +122,8 @@ def open_loader(
             machine, and other runs, may share it.
         stage_bytes: that shards may take there, by default nine tenths of the free disk. With a window shuffle it may
             be less than the set.
+        kept: where images stay that were decoded once, whole, for all loaders that are given the same; batches are
+            what they are without it. Decoders with pixels of their own, ffcv and dali, leave it unused.
 
     Raises:
         InputError: for a value that cannot work, before any thread starts.
@@ -132,7 +135,7 @@ def open_loader(
         raise InputError(f"rank {rank} is outside 0 to {world_size - 1}.")
     if look_ahead < 1:
         raise InputError(f"look_ahead {look_ahead} is too small: take at least 1.")
-    threads = _default_threads() if num_threads is None else num_threads
+    threads = max(1, usable_cores() // local_ranks()) if num_threads is None else num_threads
     if threads < 1:
         raise InputError(f"num_threads {threads} is too small: take at least 1.")
     if not 0 <= max_bad <= 1:
@@ -161,6 +164,12 @@ def open_loader(
     )
     if staged:
         staged.staging.follow(order, staged.shard_of, rank, world_size)
+    choice = f"store {form}, decoder {chosen}, {threads} {'thread' if threads == 1 else 'threads'}"
+    if kept is not None and not keeps_pixels(chosen.name):
+        choice += f"; decoded images are not kept, as {chosen.name} makes pixels of its own"
+        kept = None
+    elif kept is not None:
+        choice += f"; decoded images are kept, in at most {kept.limit_bytes / 2**30:.1f} GiB of memory"
     plan = Plan(
         store=found,
         staging=staged.staging if staged else None,
@@ -176,7 +185,8 @@ def open_loader(
         max_bad=max_bad,
         verify=verify,
         form=form.name,
-        choice=f"store {form}, decoder {chosen}, {threads} {'thread' if threads == 1 else 'threads'}",
+        kept=kept,
+        choice=choice,
     )
     return BatchLoader(plan, num_threads=threads, look_ahead=look_ahead)
 
@@ -201,11 +211,3 @@ def _device(name: str | torch.device) -> torch.device:
     if (device.index or 0) >= cards:
         raise InputError(f"device {str(name)!r} is not there, torch sees {cards} CUDA cards: take cpu, or another one.")
     return torch.device("cuda", torch.cuda.current_device()) if device.index is None else device
-
-
-def _default_threads() -> int:
-    # torchrun says how many ranks share this machine.
-    ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    if not (ranks.isascii() and ranks.isdigit() and int(ranks)):
-        raise InputError(f"LOCAL_WORLD_SIZE is {ranks!r}, which is no count of processes: unset it or use torchrun.")
-    return max(1, usable_cores() // int(ranks))

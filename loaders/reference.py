@@ -123,14 +123,14 @@ def _size(encoded: Encoded) -> tuple[int, int]:
     if isinstance(encoded, np.ndarray):
         height, width, _ = _checked(encoded).shape
         return height, width
-    with _open(encoded) as image:
+    with open_image(encoded) as image:
         return image.height, image.width
 
 
 def _image(encoded: Encoded) -> Image.Image:
     if isinstance(encoded, np.ndarray):
         return Image.fromarray(_checked(encoded))
-    with _open(encoded) as image:
+    with open_image(encoded) as image:
         return image.convert("RGB")
 
 
@@ -140,7 +140,8 @@ def _checked(pixels: Pixels) -> Pixels:
     return pixels
 
 
-def _open(encoded: bytes | memoryview) -> Image.Image:
+def open_image(encoded: bytes | memoryview) -> Image.Image:
+    """An image whose header was read, and no pixels yet; raises what Pillow raises, and ValueError for a huge one."""
     if not len(encoded):
         raise ValueError("it is empty")
     image = Image.open(io.BytesIO(encoded), formats=FORMATS)

@@ -109,6 +109,11 @@ class ShardStore:
             name = None
         return f"{path.name}:{name or f'byte {offset}'}"
 
+    def origin(self, sample: int) -> tuple[str, int]:
+        check_sample(sample, len(self))
+        offset, _, _, shard, *_ = self._rows[sample].item()
+        return os.path.abspath(self._files[shard].path), offset
+
     def shards(self) -> npt.NDArray[np.int64]:
         """(N,) which shard each sample lies in, as a place in the manifest's list."""
         return self._rows["shard"].astype(np.int64)

@@ -53,6 +53,9 @@ class Subset:
     def key(self, sample: int) -> str:
         return self._store.key(self._place(sample))
 
+    def origin(self, sample: int) -> tuple[str, int]:
+        return self._store.origin(self._place(sample))
+
     def verify(self, sample: int) -> None:
         self._store.verify(self._place(sample))
 

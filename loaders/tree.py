@@ -59,6 +59,9 @@ class TreeStore:
         check_sample(sample, len(self))
         return os.path.join(self._root, self._names[sample])
 
+    def origin(self, sample: int) -> tuple[str, int]:
+        return os.path.abspath(self.key(sample)), 0
+
     def read(self, sample: int) -> bytes:
         path = self.key(sample)
         try:

@@ -63,6 +63,13 @@ class Store(Protocol):
     def key(self, sample: int) -> str:
         """What names the sample to a person: a path, or shard and member."""
 
+    def origin(self, sample: int) -> tuple[str, int]:
+        """The file that holds the sample, and the place in it: the same by whatever split or subset it was found.
+
+        Raises:
+            IndexError: as `read`.
+        """
+
     @property
     def has_checksums(self) -> bool:
         """Whether `verify` has something to compare with."""

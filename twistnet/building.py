@@ -55,6 +55,7 @@ def open_split(job: Job, split: str, recipe: Recipe, world: World, *, train: boo
         verify=job.verify,
         stage=job.stage,
         stage_bytes=None if job.stage_gb is None else round(job.stage_gb * 1e9),
+        kept=job.kept,
         repeats=recipe.repeats if train else 1,
     )
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loaders import InputError
+from loaders.kept import KeptPixels
 from twistnet.evaluate import Score
 from twistnet.step import Compile
 
@@ -27,6 +28,7 @@ class Job:
         verify: whether every image is held to its checksum.
         stage: folder on a local disk that shards are copied to while they are needed; None: they are read in place.
         stage_gb: how much they may take there; None: what the disk has.
+        kept: where decoded images stay, for all loaders of this process that are given it; None: nowhere.
         publish_to: the folder that final weights are copied to by the command; kept in checkpoints.
         compile: whether the model is compiled, as `TrainStep` takes it.
         profile: steps to profile after the first few; 0: none.
@@ -49,6 +51,7 @@ class Job:
     verify: bool = False
     stage: Path | None = None
     stage_gb: float | None = None
+    kept: KeptPixels | None = None
     publish_to: Path | None = None
     compile: Compile = "auto"
     profile: int = 0

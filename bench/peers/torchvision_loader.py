@@ -36,14 +36,14 @@ def batches(
         transforms.Normalize(MEAN, STD),
     ]
     dataset = ImageFolder(str(path / "train"), transforms.Compose(steps))
-    return _epochs(dataset, batch_size, workers)
+    return epochs(dataset, batch_size, workers)
 
 
 def uint8_batches(path: Path, *, batch_size: int, size: int, workers: int) -> Iterator[Iterator[int]]:
     """What torchvision is fastest with: its own JPEG decoder and version 2 of its transforms on uint8, bilinear."""
     steps = v2.Compose([v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()])
     dataset = ImageFolder(str(path / "train"), steps, loader=_decode)
-    return _epochs(dataset, batch_size, workers)
+    return epochs(dataset, batch_size, workers)
 
 
 def _decode(path: str) -> torch.Tensor:
@@ -51,7 +51,8 @@ def _decode(path: str) -> torch.Tensor:
     return pixels
 
 
-def _epochs(dataset: Any, batch_size: int, workers: int) -> Iterator[Iterator[int]]:
+def epochs(dataset: Any, batch_size: int, workers: int) -> Iterator[Iterator[int]]:
+    """One epoch of a DataLoader after another, as numbers of images; its processes stay."""
     loader = DataLoader(dataset, batch_size, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=True)
     while True:
         yield (len(images) for images, _ in loader)

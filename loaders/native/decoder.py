@@ -23,6 +23,7 @@ from loaders.reference import ReferenceDecoder
 from loaders.request import Request
 from loaders.types import Failures, HostDecoder
 
+LARGE = 1024  # px; of a box whose sides both are below, every pixel is decoded
 _FILTERS = {"bilinear": 0, "bicubic": 1}
 _Ints = npt.NDArray[np.int64]
 
@@ -30,7 +31,7 @@ _Ints = npt.NDArray[np.int64]
 class NativeDecoder(HostDecoder):
     """Equal to the reference decoder's pixels with Pillow 13, whose two passes older versions take in one order only.
 
-    But for very large JPEGs: where every box of one has sides of at least eight times the output's, and of 1,024 px, it
+    But for very large JPEGs: where every box of one has sides of at least eight times the output's, and of LARGE, it
     is decoded at half of its size, which on photographs differs by about 0.2 levels in the mean, and by 8 at most.
 
     Its memory is the boxes' and that of some rows of each image that a thread is at; but the coefficients of a

@@ -9,6 +9,7 @@ from typing import Literal
 from launch.ranks import Ranks
 from loaders import InputError
 from loaders.choosing import DecoderName, StoreName
+from loaders.kept import kept_pixels
 from twistnet import distributed
 from twistnet.arguments import Url
 from twistnet.finetuning import Result, finetune_fold
@@ -47,6 +48,7 @@ def finetune(
     verify: bool = False,
     stage: Path | None = None,
     stage_gb: float | None = None,
+    keep_gb: float | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     compile: Compile = "auto",
     profile: int = 0,
@@ -85,6 +87,8 @@ def finetune(
         verify: hold every image to its checksum whenever it is read.
         stage: folder on a local disk that a converted set's shards are copied to while they are needed.
         stage_gb: how much shards may take there; nine tenths of the free disk unless given.
+        keep_gb: memory that decoded images may take, so that they are decoded once; 0: none; unless given, a third of
+            the memory, shared by the processes of a machine.
         device: where to train; auto takes a CUDA card where there is one.
         compile: on compiles the model, graphs also replays it by CUDA graphs; auto compiles on a card alone.
         profile: steps to profile, into profile.txt and trace.json.gz of the run's folder.
@@ -146,6 +150,7 @@ def finetune(
         verify=verify,
         stage=stage,
         stage_gb=stage_gb,
+        kept=kept_pixels(keep_gb),
         compile=compile,
         profile=profile,
         log_every=log_every,
