@@ -27,6 +27,7 @@ COMMANDS = {
     ),
     "pretrain": Command("twistnet.commands.pretrain:pretrain", "Trains a model on ImageNet, or resumes its training"),
     "finetune": Command("twistnet.commands.finetune:finetune", "Fine-tunes a model on one fold of a smaller data set"),
+    "report": Command("twistnet.commands.report:report", "Tables and figures of many fine-tuning runs"),
     "replay": Command("twistnet.commands.replay:replay", "Looks into a step that was skipped for want of a gradient"),
     "launch": Command(
         "twistnet.commands.launch:launch", "Starts training on many nodes, by SLURM, Kubernetes and others"
