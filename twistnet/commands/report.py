@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from loaders import InputError
 from loaders.files import write_atomically
@@ -14,13 +16,30 @@ from twistnet.counting import Counted, count
 from twistnet.doctor import install_command
 from twistnet.reports import confusion, figures, histories, maps, tables
 from twistnet.reports.collect import Found, Run, Table, collect
-from twistnet.reports.style import draw
+from twistnet.reports.style import draw, with_legend
 from twistnet.reports.tables import Line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Painting = tuple[tuple[float, float], Callable[["Figure"], None]]
+_MISTAKES = "Most frequent mistakes, as shares of the true class and counts over all runs, of"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """What is said and drawn of one data set; `best` is the label of the row that the matrix is of."""
+
+    table: Table
+    lines: list[Line]
+    best: str
+    matrix: confusion.Confusion | None
+    warnings: list[str]
+
+    @property
+    def mistakes(self) -> list[str]:
+        """The most frequent ones of the best row, a line each."""
+        return confusion.most_said(self.matrix) if self.matrix else []
 
 
 def report(run_dir: Path, *, out: Path | None = None, baseline: str | None = None, image: Path | None = None) -> None:
@@ -35,26 +54,24 @@ def report(run_dir: Path, *, out: Path | None = None, baseline: str | None = Non
     if image is not None:
         maps.check_image(image)
     found = collect(run_dir)
-    set_of_lines = _lines(found, baseline)
+    sections = _sections(found, baseline)
     folder = run_dir / "report" if out is None else out
     folder.mkdir(parents=True, exist_ok=True)
-    sections, warnings, paintings = [], list(found.warnings), {}
-    for table, lines in set_of_lines:
-        matrix, said = confusion.confusion(_best(lines).row)
-        warnings += said
-        mistakes = confusion.most_said(matrix) if matrix else ()
-        sections.append((table, lines, _best(lines).row.label, mistakes))
-        paintings |= {f"{table.dataset}-{name}": how for name, how in _paintings(lines, matrix).items()}
-    print("\n\n".join(_section(*section) for section in sections))
-    for warning in warnings:
+    print("\n\n".join(map(_text, sections)))
+    for warning in (*found.warnings, *(warning for section in sections for warning in section.warnings)):
         print(f"[Warning] {warning}")
-    _write(folder / "table.md", "\n".join(_markdown(*section) for section in sections))
-    _write(folder / "table.tex", "\n".join(_latex(table, lines) for table, lines in set_of_lines))
-    _write(folder / "table.csv", tables.as_csv(set_of_lines))
+    _write(folder / "table.md", "\n".join(map(_markdown, sections)))
+    _write(folder / "table.tex", "\n".join(map(_latex, sections)))
+    _write(folder / "table.csv", tables.as_csv([(section.table, section.lines) for section in sections]))
     print(f"Written: {folder}/table.md, table.tex, table.csv")
     if importlib.util.find_spec("matplotlib") is None:
         print(f"[Warning] No figures are drawn, for matplotlib is not installed: {install_command('plots')}.")
         return
+    paintings = {
+        f"{re.sub(r'[^0-9A-Za-z_-]', '_', section.table.dataset)}-{name}": how
+        for section in sections
+        for name, how in _paintings(section).items()
+    }
     if image is not None:
         shown = maps.picture(found.tables, image)
         print(f"Interactions on {image}: of {shown.run.folder}, best on validation of those with twist blocks.")
@@ -64,14 +81,27 @@ def report(run_dir: Path, *, out: Path | None = None, baseline: str | None = Non
     print(f"Drawn, as PNG and PDF: {', '.join(paintings)}")
 
 
-def _lines(found: Found, baseline: str | None) -> list[tuple[Table, list[Line]]]:
+def _sections(found: Found, baseline: str | None) -> list[Section]:
     rows = [tables.choose_baseline(table, baseline) for table in found.tables]
     if baseline is not None and not any(rows):
         labels = ", ".join(repr(row.label) for table in found.tables for row in table.rows)
         raise InputError(f"--baseline {baseline} has no runs: name one of {labels}.")
-    return [
-        (table, tables.lines_of(table, row, _cost)) for table, row in zip(found.tables, rows, strict=True)
-    ]
+    sections = []
+    for table, row in zip(found.tables, rows, strict=True):
+        lines = tables.lines_of(table, row, _cost)
+        sections.append(Section(table=table, lines=lines, **_best_matrix(lines)))
+    return sections
+
+
+def _best_matrix(lines: list[Line]) -> dict[str, Any]:
+    """The confusion matrix of the best row that has one, with its label and what is to know of it."""
+    warnings: list[str] = []
+    for line in sorted(lines, key=lambda line: -line.top1.mean):
+        matrix, said = confusion.confusion(line.row)
+        warnings += said
+        if matrix is not None:
+            return {"best": line.row.label, "matrix": matrix, "warnings": warnings}
+    return {"best": "", "matrix": None, "warnings": warnings}
 
 
 def _cost(run: Run) -> Counted | None:
@@ -86,15 +116,16 @@ def _counted(model: str, num_classes: int, size: int) -> Counted:
     return count(model, num_classes, size)
 
 
-def _best(lines: list[Line]) -> Line:
-    return max(lines, key=lambda line: line.top1.mean)
-
-
-def _paintings(lines: list[Line], matrix: confusion.Confusion | None) -> dict[str, Painting]:
-    """What there is to draw of a table: its size in inches, and what draws it."""
+def _paintings(section: Section) -> dict[str, Painting]:
+    """What there is to draw of a data set: its size in inches, and what draws it."""
+    lines, matrix = section.lines, section.matrix
     rows = [line.row for line in lines]
-    found: dict[str, Painting] = {"accuracy": (figures.bars_size(lines), partial(figures.bars, lines=lines))}
-    size = figures.scatter_size(lines)
+    size = figures.bars_size(lines)
+    found: dict[str, Painting] = {
+        "accuracy": (size, partial(figures.bars, lines=lines)),
+        "runs": (size, partial(figures.spread, lines=lines)),
+    }
+    size = with_legend([row.label for row in rows])
     parameters = partial(
         figures.against, lines=lines, cost=lambda line: line.parameters / 1e6, label="parameters (millions)"
     )
@@ -109,7 +140,7 @@ def _paintings(lines: list[Line], matrix: confusion.Confusion | None) -> dict[st
     if courses:
         places = {row.label: place for place, row in enumerate(rows)}
         found["curves"] = (
-            histories.curves_size(courses),
+            with_legend(courses),
             partial(histories.curves, courses=courses, places=places),
         )
     gates = {row.label: courses for row in rows if (courses := histories.gates(row))}
@@ -120,27 +151,29 @@ def _paintings(lines: list[Line], matrix: confusion.Confusion | None) -> dict[st
     return found
 
 
-def _section(table: Table, lines: list[Line], best: str, mistakes: list[str]) -> str:
+def _text(section: Section) -> str:
+    table, lines = section.table, section.lines
     parts = [f"{table.dataset}: {table.common}", tables.as_text(lines), *tables.notes(table, lines)]
-    if mistakes:
-        parts += [f"Most frequent mistakes of {best}, of the true class:", *(f"  {mistake}" for mistake in mistakes)]
+    if section.mistakes:
+        parts += [f"{_MISTAKES} {section.best}:", *(f"  {mistake}" for mistake in section.mistakes)]
     return "\n".join(parts)
 
 
-def _markdown(table: Table, lines: list[Line], best: str, mistakes: list[str]) -> str:
+def _markdown(section: Section) -> str:
     escaped = tables.markdown_escaped
+    table, lines = section.table, section.lines
     notes = [escaped(note) for note in tables.notes(table, lines)]
     parts = [f"## {escaped(table.dataset)}", escaped(table.common), tables.as_markdown(lines), *notes]
-    if mistakes:
-        listed = "\n".join(f"- {escaped(mistake)}" for mistake in mistakes)
-        parts += [f"Most frequent mistakes of {escaped(best)}, of the true class:", listed]
+    if section.mistakes:
+        parts.append(f"{_MISTAKES} {escaped(section.best)}:")
+        parts.append("\n".join(f"- {escaped(mistake)}" for mistake in section.mistakes))
     return "\n\n".join(parts) + "\n"
 
 
-def _latex(table: Table, lines: list[Line]) -> str:
-    notes = [f"{table.dataset}: {table.common}", *tables.notes(table, lines)]
+def _latex(section: Section) -> str:
+    notes = [f"{section.table.dataset}: {section.table.common}", *tables.notes(section.table, section.lines)]
     comments = [f"% {note}" for note in ("needs \\usepackage{booktabs}", *notes)]
-    return "\n".join((*comments, tables.as_latex(lines))) + "\n"
+    return "\n".join((*comments, tables.as_latex(section.lines))) + "\n"
 
 
 def _write(path: Path, text: str) -> None:

@@ -125,7 +125,8 @@ def collect(run_dir: Path) -> Found:
     """
     if not run_dir.is_dir():
         raise InputError(f"{run_dir} is no folder: name that of a sweep, or of several runs.")
-    runs, warnings = [], []
+    runs: list[Run] = []
+    warnings: list[str] = []
     for path in sorted(run_dir.rglob(RESULT)):
         try:
             runs.append(_read(path.parent))
@@ -135,7 +136,7 @@ def collect(run_dir: Path) -> Found:
     if not runs:
         said = f" ({warnings[0].rstrip('.')})" if warnings else ""
         raise InputError(f"{run_dir} holds no result of a finished fine-tuning run{said}: run twistnet finetune first.")
-    by_dataset = defaultdict(list)
+    by_dataset: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         by_dataset[run.dataset].append(run)
     tables = []
@@ -157,7 +158,9 @@ def _read(folder: Path) -> Run:
         size = int(recipe["eval_size"])
     except (KeyError, TypeError, ValueError) as error:
         why = f"no {error.args[0]}" if isinstance(error, KeyError) else one_line(error, 120)
-        raise InputError(f"{folder / RESULT} is left out ({why}): run that fold again, or remove its folder.") from error
+        raise InputError(
+            f"{folder / RESULT} is left out ({why}): run that fold again, or remove its folder."
+        ) from error
     return Run(
         folder=folder,
         pretrained=result["weights"] is not None,
@@ -184,7 +187,7 @@ def _json(path: Path) -> dict[str, Any]:
 def _check(result: Mapping[str, Any]) -> None:
     """Raises KeyError or ValueError for what no run writes."""
     checks: tuple[tuple[Sequence[str], Callable[[Any], bool], str], ...] = (
-        (_WORDS, lambda value: isinstance(value, str) and value != "", "a name"),
+        (_WORDS, lambda value: isinstance(value, str) and value != "" and value.isprintable(), "a name"),
         (_COUNTS, lambda value: type(value) is int and value >= 1, "a count"),
         (("seed",), lambda value: type(value) is int, "a whole number"),
         (_SHARES, lambda value: _is_number(value) and 0 <= value <= 1, "a share from 0 to 1"),
@@ -211,44 +214,39 @@ def _unfinished(run_dir: Path) -> list[str]:
     if not found:
         return []
     has = "1 run has" if len(found) == 1 else f"{len(found)} runs have"
-    return [f"{has} no result, unfinished or failed: {_first(found)}; start again what was to run them."]
+    return [f"{has} no result, unfinished or failed: {named(found)}; start again what was to run them."]
 
 
 def _table(dataset: str, runs: Sequence[Run]) -> tuple[Table, list[str]]:
-    kinds = {
-        "recipe": lambda run: f"recipe {run.recipe}",
-        "epochs": lambda run: f"{run.epochs} epoch{'s' * (run.epochs != 1)}",
-        "tune": lambda run: {"all": "all layers", "probe": "linear probe"}.get(run.tune, f"{run.tune} only"),
-        "weights": lambda run: "pretrained" if run.pretrained else "from scratch",
-    }
-    varying = [say for say in kinds.values() if len({say(run) for run in runs}) > 1]
-    common = ", ".join(say(runs[0]) for say in kinds.values() if say not in varying)
-    alike = defaultdict(list)
+    said = {id(run): _said(run) for run in runs}
+    shared = [len(set(kinds)) == 1 for kinds in zip(*said.values(), strict=True)]
+    alike: dict[tuple[str, ...], list[Run]] = defaultdict(list)
     for run in runs:
-        alike[run.model, *(say(run) for say in kinds.values())].append(run)
-    rows, warnings = [], []
+        alike[(run.model, *said[id(run)])].append(run)
+    rows: list[Row] = []
+    warnings: list[str] = []
     for group in alike.values():
-        apart = [say(group[0]) for say in varying]
-        by_settings = _by_settings(group)
-        for changes, some in by_settings.items():
-            said = ", ".join((*apart, *changes))
-            label = f"{group[0].model} ({said})" if said else group[0].model
-            kept = _each_once(label, some, warnings)
-            rows.append(Row(label=label, runs=kept))
-        if len(by_settings) > 1:
-            warnings.append(
-                f"{dataset}: runs of {group[0].model} differ in their recipe ({'; '.join(map(', '.join, by_settings))}): "
-                "they are kept in rows of their own."
-            )
-    by_model = defaultdict(list)
+        apart = [kind for kind, is_shared in zip(said[id(group[0])], shared, strict=True) if not is_shared]
+        for changes, some in _by_settings(group).items():
+            differing = ", ".join((*apart, *changes))
+            label = f"{group[0].model} ({differing})" if differing else group[0].model
+            rows.append(Row(label=label, runs=_each_once(label, some, warnings)))
+    by_model: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         by_model[row.model].append(row.label)
-    if varying and any(len(labels) > 1 for labels in by_model.values()):
-        several = "; ".join(", ".join(labels) for labels in by_model.values() if len(labels) > 1)
-        warnings.append(f"{dataset}: not averaged, for they are not alike: {several}.")
+    several = ["; ".join(labels) for labels in by_model.values() if len(labels) > 1]
+    warnings += [f"{dataset}: kept in rows of their own, for they are not alike: {labels}." for labels in several]
     warnings += _missing(dataset, rows)
     rows.sort(key=lambda row: (sum(run.test_top1 for run in row.runs) / len(row.runs), row.label))
+    common = ", ".join(kind for kind, is_shared in zip(said[id(runs[0])], shared, strict=True) if is_shared)
     return Table(dataset=dataset, common=common, rows=tuple(rows), train_samples=_train_samples(runs)), warnings
+
+
+def _said(run: Run) -> tuple[str, ...]:
+    """What has to be the same of runs that are averaged, besides their model, in words."""
+    tuned = {"all": "all layers", "probe": "linear probe"}.get(run.tune, f"{run.tune} only")
+    epochs = "1 epoch" if run.epochs == 1 else f"{run.epochs} epochs"
+    return f"recipe {run.recipe}", epochs, tuned, "pretrained" if run.pretrained else "from scratch"
 
 
 def _by_settings(runs: Iterable[Run]) -> dict[tuple[str, ...], list[Run]]:
@@ -256,7 +254,7 @@ def _by_settings(runs: Iterable[Run]) -> dict[tuple[str, ...], list[Run]]:
     runs = list(runs)
     names = sorted({name for run in runs for name in run.settings})
     differing = [name for name in names if len({run.settings.get(name) for run in runs}) > 1]
-    found = defaultdict(list)
+    found: dict[tuple[str, ...], list[Run]] = defaultdict(list)
     for run in runs:
         found[tuple(f"{name}={run.settings.get(name, 'null')}" for name in differing)].append(run)
     return dict(sorted(found.items()))
@@ -286,7 +284,7 @@ def _missing(dataset: str, rows: Sequence[Row]) -> list[str]:
         lacks = [f"fold {fold} seed {seed}" for fold in folds for seed in seeds if (fold, seed) not in there]
         if lacks:
             warnings.append(
-                f"{dataset}: {row.label} lacks {len(lacks)} of {len(folds) * len(seeds)} runs: {_first(lacks)}."
+                f"{dataset}: {row.label} lacks {len(lacks)} of {len(folds) * len(seeds)} runs: {named(lacks)}."
             )
     return warnings
 
@@ -299,6 +297,7 @@ def _train_samples(runs: Iterable[Run]) -> int | None:
     return None
 
 
-def _first(names: Sequence[str]) -> str:
+def named(names: Sequence[str], between: str = ", ") -> str:
+    """The first of some names, and how many more there are."""
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return f"{', '.join(names[:_NAMED])}{more}"
+    return f"{between.join(names[:_NAMED])}{more}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ import numpy as np
 
 from loaders import InputError
 from loaders.errors import one_line
-from twistnet.reports.collect import Row
+from twistnet.reports.collect import Row, named
 from twistnet.reports.style import COLUMN
 
 if TYPE_CHECKING:
@@ -54,20 +53,25 @@ def confusion(row: Row) -> tuple[Confusion | None, list[str]]:
     """Adds up the predictions of a row's runs.
 
     Returns:
-        The matrix, or None where no run has predictions that can be read, and a sentence for each of those.
+        The matrix, or None where no run has predictions that can be read, and a sentence where some have not.
     """
     total: np.ndarray | None = None
     classes: tuple[str, ...] = ()
-    warnings = []
+    reasons = []
     for run in row.runs:
         try:
             found, counts = _read(run.folder / PREDICTIONS)
-            if total is not None and found != classes:
-                raise InputError(f"{run.folder / PREDICTIONS} is left out: it has other classes than the runs before.")
         except InputError as error:
-            warnings.append(str(error))
+            reasons.append(str(error))
+            continue
+        if total is not None and found != classes:
+            reasons.append(f"{run.folder / PREDICTIONS} has other classes than the runs before it")
             continue
         classes, total = found, counts if total is None else total + counts
+    warnings = []
+    if reasons:
+        runs = "1 run" if len(reasons) == 1 else f"{len(reasons)} runs"
+        warnings = [f"The confusion matrix of {row.label} is without {runs}: {named(reasons, '; ')}."]
     return (None if total is None else Confusion(classes=classes, counts=total)), warnings
 
 
@@ -81,14 +85,14 @@ def _read(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
         np.add.at(counts, (labels, predicted), 1)
     except (OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile, EOFError) as error:
         reason = one_line(getattr(error, "strerror", None) or error, 120)
-        raise InputError(f"{path} is left out of the confusion matrix ({reason}): run that fold again.") from error
+        raise InputError(f"{path} cannot be read ({reason})") from error
     return tuple(map(str, names)), counts
 
 
 def matrix_size(found: Confusion) -> tuple[float, float]:
     """Inches: so that every class's name can be read."""
     side = max(COLUMN, 1.2 + 0.125 * len(found.classes))
-    return (side, 0.93 * side)
+    return (side, (0.86 if side == COLUMN else 0.93) * side)
 
 
 def matrix(figure: Figure, found: Confusion) -> None:
@@ -120,6 +124,6 @@ def _numbers(figure: Figure, shown: np.ndarray) -> None:
             figure.axes[0].text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=6, color=colour)
 
 
-def most_said(found: Confusion, number: int = 10) -> Sequence[str]:
+def most_said(found: Confusion, number: int = 10) -> list[str]:
     """The most frequent mistakes, a line each."""
     return [f"{true} taken for {taken}: {share:.1%} ({times})" for true, taken, share, times in found.most(number)]

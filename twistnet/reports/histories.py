@@ -74,11 +74,6 @@ def _course(values: Iterable[tuple[int, float]]) -> Course | None:
     )
 
 
-def curves_size(courses: Mapping[str, Course]) -> tuple[float, float]:
-    """Inches: with room for the legend."""
-    return (COLUMN, 2.3 + 0.15 * ((len(courses) + 1) // 2))
-
-
 def curves(figure: Figure, courses: Mapping[str, Course], places: Mapping[str, int]) -> None:
     """Validation accuracy over epochs: of each model the mean, and a band of one standard deviation over its runs.
 
@@ -113,7 +108,7 @@ def draw_gates(figure: Figure, rows: Mapping[str, Mapping[str, Course]]) -> None
             place = blocks.index(block)
             colour, dash = COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)]
             _band(axes, course, 1.0, block, colour, dash, "o")
-        axes.set_title(label)
+        axes.set_title(label, fontsize=7)
         axes.set_xlabel("epoch")
         _epochs_axis(axes, courses.values())
     for axes in panels[::across]:

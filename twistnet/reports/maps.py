@@ -36,6 +36,7 @@ from twistnet.stci import DIRECTIONS, MultiHeadSTCI
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_ALPHA = 0.6
 ANGLES = ("0°", "45°", "90°", "135°")
 
 
@@ -120,7 +121,8 @@ def _noting(found: list[Maps], block: str, module: MultiHeadSTCI) -> Any:
     spiral = not isinstance(module.twist, nn.Identity)
 
     def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        heads = inputs[0][0].unflatten(0, (module.num_heads, INTERACTION_CHANNELS))
+        height, width = inputs[0].shape[2:]
+        heads = inputs[0][0].view(module.num_heads, INTERACTION_CHANNELS, height, width)
         energy = heads[:, HEAD_CHANNELS:].abs().mean(1)
         directions = min(module.num_heads, len(DIRECTIONS))
         same = [energy[first :: len(DIRECTIONS)].mean(0) for first in range(directions)]
@@ -143,35 +145,31 @@ def maps_size(shown: Picture) -> tuple[float, float]:
 
 def draw_maps(figure: Figure, shown: Picture) -> None:
     """A line for each twist block: the image, and its maps by direction over the image in gray."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.ticker import MaxNLocator
+
     across = 1 + max(len(maps.energy) for maps in shown.maps)
     grid = figure.subplots(len(shown.maps), across, squeeze=False)
     side = shown.pixels.shape[0]
     gray = shown.pixels.mean(2)
-    for line, maps in zip(grid, shown.maps, strict=True):
+    darkest = 2 * gray.min() - gray.max()  # what would be black: the image in light grays leaves the colours clear
+    for number, (line, maps) in enumerate(zip(grid, shown.maps, strict=True)):
         low, high = float(maps.energy.min()), float(maps.energy.max())
         large = F.interpolate(maps.energy[None], size=(side, side), mode="bilinear", align_corners=False)[0]
         line[0].imshow(shown.pixels)
         line[0].set_ylabel(f"{maps.block}, {maps.energy.shape[1]} x {maps.energy.shape[2]}")
         for place, (axes, energy) in enumerate(zip(line[1:], large.numpy(), strict=False)):
-            axes.imshow(gray, cmap="gray", vmin=0, vmax=255)
-            heat = axes.imshow(energy, cmap="cividis", vmin=low, vmax=high, alpha=0.7)
-            if line is grid[0]:
+            axes.imshow(gray, cmap="gray", vmin=min(darkest, gray.max() - 1))
+            heat = axes.imshow(energy, cmap="viridis", vmin=low, vmax=high, alpha=_ALPHA)
+            if number == 0:
                 axes.set_title(ANGLES[place] if maps.spiral else f"head {place + 1}")
-        bar = figure.colorbar(heat, ax=list(line), fraction=0.015, pad=0.01)
-        bar.solids.set_alpha(1)
+        scale = ScalarMappable(heat.norm, heat.cmap)  # opaque, unlike the maps over the image
+        bar = figure.colorbar(scale, ax=list(line), fraction=0.015, pad=0.01, ticks=MaxNLocator(3))
         bar.outline.set_linewidth(0.6)
-        bar.locator = _few_ticks()
-        bar.update_ticks()
     for axes in grid.ravel():
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
-
-
-def _few_ticks() -> Any:
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(3)
 
 
 def _has_twists(model: str) -> bool:

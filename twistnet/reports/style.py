@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ DASHES = ("-", "--", "-.", ":")
 BASELINE = "#999999"
 COLUMN, PAGE = 3.4, 7.0  # inches
 DPI = 300
+_LONG = 28  # letters of a label that leaves no room for a second one beside it
 _STYLE = {
     "font.family": "sans-serif",
     "font.size": 8.0,
@@ -72,7 +74,17 @@ def look(place: int) -> dict[str, str]:
     }
 
 
-def legend_below(figure: Figure, axes: Axes, columns: int = 2) -> None:
+def with_legend(labels: Collection[str]) -> tuple[float, float]:
+    """Inches of a figure in a column with a legend of these below its axes."""
+    return (COLUMN, 2.3 + 0.15 * math.ceil(len(labels) / _legend_columns(labels)))
+
+
+def legend_below(figure: Figure, axes: Axes, columns: int | None = None) -> None:
     """A legend below the axes, where it hides nothing."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, columnspacing=1.2, handlelength=2.0)
+    across = columns or _legend_columns(labels)
+    figure.legend(handles, labels, loc="outside lower center", ncols=across, columnspacing=1.2, handlelength=2.0)
+
+
+def _legend_columns(labels: Collection[str]) -> int:
+    return 1 if any(len(label) > _LONG for label in labels) else 2

@@ -91,6 +91,8 @@ def lines_of(table: Table, baseline: Row | None, costs: Callable[[Run], Counted 
     Args:
         costs: counts the model of a run; None where it cannot.
     """
+    if len(table.rows) == 1:
+        baseline = None  # of nothing
     others = [row for row in table.rows if row is not baseline]
     rows = [baseline, *others] if baseline is not None else others
     compared: list[Comparison | None] = [None] * len(others)
@@ -122,11 +124,11 @@ def columns(lines: Sequence[Line]) -> list[Column]:
     found = [
         Column(title="model", text=lambda line: line.row.label),
         Column(title="runs", text=_runs),
-        Column(title="top-1 (%)", text=lambda line: _spread(line.top1)),
+        Column(title="top-1 (%)", text=lambda line: spread_said(line.top1)),
         Column(title="std folds", text=lambda line: _percent(line.top1.std_folds)),
         Column(title="std seeds", text=lambda line: _percent(line.top1.std_seeds)),
-        Column(title="balanced (%)", text=lambda line: _spread(line.balanced)),
-        Column(title="top-5 (%)", text=lambda line: _spread(line.top5)),
+        Column(title="balanced (%)", text=lambda line: spread_said(line.balanced)),
+        Column(title="top-5 (%)", text=lambda line: spread_said(line.top5)),
         Column(title="params (M)", text=lambda line: f"{line.parameters / 1e6:.2f}"),
         Column(title="FLOPs (G)", text=lambda line: ABSENT if line.flops is None else f"{line.flops / 1e9:.2f}"),
         Column(title="time (s)", text=lambda line: f"{line.seconds:,.0f}"),
@@ -155,12 +157,12 @@ def notes(table: Table, lines: Sequence[Line]) -> list[str]:
     elif folds > 1:
         ratio = baseline.row.runs[0].test_samples / table.train_samples
         test = (
-            f"t: paired by fold and seed, corrected for overlapping training sets (Nadeau and Bengio 2003, test / train "
-            f"= {ratio:.3g})"
+            "t: paired by fold and seed, corrected for overlapping training sets (Nadeau and Bengio 2003, "
+            f"test / train = {ratio:.3g})"
         )
     else:
         test = "t: paired by seed on one split, which says nothing of other splits"
-    models = sum(line.comparison is not None for line in lines)
+    models = sum(line.comparison is not None and line.comparison.wilcoxon_p is not None for line in lines)
     holm = f"; p after Holm's correction for {models} comparisons" if models > 1 else ""
     said.append(
         f"Compared with {baseline.row.label}: {test}; Wilcoxon: signed-rank, exact, takes pairs as independent{holm}."
@@ -173,7 +175,9 @@ def as_text(lines: Sequence[Line]) -> str:
     titles, cells = _cells(lines)
     widths = [max(map(len, column)) for column in zip(titles, *cells, strict=True)]
     return "\n".join(
-        "  ".join(cell.ljust(width) if place == 0 else cell.rjust(width) for place, (cell, width) in _placed(row, widths))
+        "  ".join(
+            cell.ljust(width) if place == 0 else cell.rjust(width) for place, (cell, width) in _placed(row, widths)
+        )
         for row in (titles, ["-" * width for width in widths], *cells)
     )
 
@@ -277,7 +281,8 @@ def _runs(line: Line) -> str:
     return f"{line.row.folds} x {line.row.seeds}" + (f" (of them {runs})" if runs < grid else "")
 
 
-def _spread(of: Summary) -> str:
+def spread_said(of: Summary) -> str:
+    """Mean and standard deviation in percent, the latter where there is one."""
     return f"{100 * of.mean:.2f}" + ("" if of.std is None else f" ± {100 * of.std:.2f}")
 
 
@@ -286,7 +291,10 @@ def _percent(value: float | None) -> str:
 
 
 def _difference(line: Line) -> str:
-    return "baseline" if line.is_baseline else _of(line, lambda test: f"{100 * test.difference:+.2f}")
+    if line.comparison is None:
+        return "baseline" if line.is_baseline else ABSENT
+    fewer = line.comparison.pairs < len(line.row.runs)
+    return f"{100 * line.comparison.difference:+.2f}" + (f" ({line.comparison.pairs} pairs)" if fewer else "")
 
 
 def _of(line: Line, text: Callable[[Comparison], str]) -> str:
