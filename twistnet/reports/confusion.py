@@ -101,7 +101,9 @@ def matrix(figure: Figure, found: Confusion) -> None:
 
     axes = figure.subplots()
     shown = 100 * found.shares
-    image = axes.imshow(shown, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=100), interpolation="nearest")
+    image = axes.imshow(
+        shown, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=100), interpolation="nearest", aspect="auto"
+    )
     size = 6.0 if len(found.classes) > 20 else 7.0
     places = range(len(found.classes))
     axes.set_xticks(places, found.classes, rotation=90, fontsize=size)
