@@ -92,10 +92,12 @@ def test_runs_without_a_result_are_named_with_how_far_they_came(tmp_path: Path) 
         run = write_run(tmp_path / name, fold=2)
         (run / "result.json").unlink()
     write_log(tmp_path / "stopped", [0.1, 0.2, 0.3])
+    (tmp_path / "at once").mkdir()
+    (tmp_path / "at once" / "error.txt").write_text("no test7.txt: take it from the archive.\n\nTraceback\n")
     (told,) = collect(tmp_path).warnings
     assert told == (
-        f"2 runs have no result, unfinished or failed: {tmp_path}/failed, {tmp_path}/stopped (after epoch 3); start "
-        "again what was to run them."
+        f"3 runs have no result, unfinished or failed: {tmp_path}/at once (no test7.txt: take it from the archive), "
+        f"{tmp_path}/failed, {tmp_path}/stopped (after epoch 3); start again what was to run them."
     )
 
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from sweeps import write_run
 from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as vision
 
 import loaders
 from loaders import InputError
@@ -77,8 +78,8 @@ def test_heads_of_one_direction_are_averaged() -> None:
     assert first == pytest.approx(np.array(expected), rel=1e-3, abs=1e-5)
 
 
-def write_weights(run: Path, model: nn.Module, name: str) -> None:
-    recipe = named("demo_dtd").with_changes(model=name, interpolation="bilinear")
+def write_weights(run: Path, model: nn.Module) -> None:
+    recipe = named("demo_dtd").with_changes(interpolation="bilinear")
     state = {**dict.fromkeys(KEYS), "format": FORMAT, "model": model.state_dict(), "recipe": recipe.to_dict()}
     torch.save({**state, "data": {"samples": 100}}, run / "best.pt")
 
@@ -94,10 +95,11 @@ def image(tmp_path: Path) -> Path:
 def test_the_best_run_with_twist_blocks_is_shown_the_image_as_in_testing(tmp_path: Path, image: Path) -> None:
     facts = {"num_classes": 3, "recipe": "demo_dtd"}
     write_run(tmp_path / "runs" / "resnet18", top1=0.9, **facts)
-    write_run(tmp_path / "runs" / "worse", top1=0.5, model="twistnet18", seed=1, **facts)
+    write_weights(write_run(tmp_path / "runs" / "worse", top1=0.5, model="twistnet18", seed=1, **facts), random_model())
+    write_run(tmp_path / "runs" / "without", top1=0.7, model="twistnet18", seed=3, **facts)
     best = write_run(tmp_path / "runs" / "best", top1=0.6, model="twistnet18", seed=2, **facts)
     model = random_model()
-    write_weights(best, model, "twistnet18")
+    write_weights(best, model)
     shown = maps.picture(collect(tmp_path / "runs").tables, image)
     assert shown.run.folder == best
     (tmp_path / "tree" / "val" / "a").mkdir(parents=True)
@@ -107,8 +109,10 @@ def test_the_best_run_with_twist_blocks_is_shown_the_image_as_in_testing(tmp_pat
     loader = loaders.open_loader(tmp_path / "tree", "val", 1, **options)
     (batch,) = loader.epoch(0)
     loader.close()
-    assert torch.allclose(maps.normalised(shown.pixels), batch.images, atol=1e-5)
-    for each, direct in zip(shown.maps, maps.interaction_maps(model, batch.images), strict=True):
+    assert (torch.from_numpy(shown.pixels) == batch.images[0]).all()
+    seen = vision.to_dtype(batch.images.permute(0, 3, 1, 2), torch.float32, scale=True)
+    seen = vision.normalize(seen, mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
+    for each, direct in zip(shown.maps, maps.interaction_maps(model, seen), strict=True):
         assert torch.allclose(each.energy, direct.energy, atol=1e-5)
 
 
@@ -156,8 +160,12 @@ def test_what_cannot_be_mapped_is_said(tmp_path: Path, image: Path) -> None:
     with pytest.raises(FileNotFoundError):
         maps.check_image(tmp_path / "nowhere.jpg")
     write_run(tmp_path / "runs" / "a", model="resnet18")
-    with pytest.raises(InputError, match="a run of a model with twist blocks, and there is none"):
+    write_run(tmp_path / "runs" / "unknown", model="a_model_of_tomorrow")
+    with pytest.raises(InputError, match="a run of a model with twist blocks that"):
         maps.picture(collect(tmp_path / "runs").tables, image)
-    write_run(tmp_path / "runs" / "b", model="twistnet18", seed=1)
-    with pytest.raises(InputError, match=r"best.pt does not exist"):
+    run = write_run(tmp_path / "runs" / "b", model="twistnet18", seed=1)
+    with pytest.raises(InputError, match="that has its best.pt, and there is none"):
+        maps.picture(collect(tmp_path / "runs").tables, image)
+    (run / "best.pt").write_bytes(b"torn")
+    with pytest.raises(InputError, match=r"best.pt cannot be read as a checkpoint"):
         maps.picture(collect(tmp_path / "runs").tables, image)

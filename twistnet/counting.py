@@ -1,4 +1,4 @@
-"""Parameters and FLOPs of a model, counted on it and never typed in."""
+"""What a model costs: parameters, and multiply-adds of a forward pass, counted and not typed in."""
 
 from __future__ import annotations
 
@@ -12,35 +12,29 @@ from twistnet.building import check_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Counted:
-    """What a model costs.
+class Cost:
+    """A model's size and work.
 
     Attributes:
         parameters: numbers that training sets.
-        flops: multiply-adds of convolutions and matrix products for one image, as papers count FLOPs.
+        multiply_adds: of one image's forward pass, in convolutions and matrix products.
     """
 
     parameters: int
-    flops: int
+    multiply_adds: int
 
 
-def count(model_name: str, num_classes: int, size: int) -> Counted:
-    """Counts a model of timm's registry on the meta device, where it takes no memory.
-
-    Args:
-        model_name: as timm knows it.
-        num_classes: outputs of its classifier.
-        size: side of the image in pixels.
+def cost(name: str, *, size: int = 224, num_classes: int = 1000) -> Cost:
+    """Counts a model of timm's, on the meta device, where it takes no memory.
 
     Raises:
         InputError: timm knows no such model.
     """
-    check_model(model_name)
-    with torch.device("meta"):
-        model = timm.create_model(model_name, num_classes=num_classes).eval()
-        counter = FlopCounterMode(display=False)
-        with counter, torch.no_grad():
+    check_model(name)
+    with torch.device("meta"), torch.no_grad():
+        model = timm.create_model(name, num_classes=num_classes).eval()
+        with FlopCounterMode(display=False) as counter:
             model(torch.zeros(1, 3, size, size))
     # torch counts a multiply-add as two.
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Counted(parameters=parameters, flops=counter.get_total_flops() // 2)
+    return Cost(parameters=parameters, multiply_adds=counter.get_total_flops() // 2)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from loaders import InputError
 from loaders.files import write_atomically
-from twistnet.counting import Counted, count
+from twistnet.counting import cost
 from twistnet.doctor import install_command
 from twistnet.reports import confusion, figures, histories, maps, tables
 from twistnet.reports.collect import Found, Run, Table, collect
@@ -88,7 +88,7 @@ def _sections(found: Found, baseline: str | None) -> list[Section]:
         raise InputError(f"--baseline {baseline} has no runs: name one of {labels}.")
     sections = []
     for table, row in zip(found.tables, rows, strict=True):
-        lines = tables.lines_of(table, row, _cost)
+        lines = tables.lines_of(table, row, _flops)
         sections.append(Section(table=table, lines=lines, **_best_matrix(lines)))
     return sections
 
@@ -104,16 +104,16 @@ def _best_matrix(lines: list[Line]) -> dict[str, Any]:
     return {"best": "", "matrix": None, "warnings": warnings}
 
 
-def _cost(run: Run) -> Counted | None:
+def _flops(run: Run) -> int | None:
     try:
-        return _counted(run.model, run.num_classes, run.size)
+        return _counted(run.model, run.size, run.num_classes)
     except InputError:  # a model of another version: its runs count all the same
         return None
 
 
 @cache
-def _counted(model: str, num_classes: int, size: int) -> Counted:
-    return count(model, num_classes, size)
+def _counted(model: str, size: int, num_classes: int) -> int:
+    return cost(model, size=size, num_classes=num_classes).multiply_adds
 
 
 def _paintings(section: Section) -> dict[str, Painting]:

@@ -16,6 +16,7 @@ from twistnet.checkpoints import readable
 from twistnet.run_folder import RunFolder
 
 RESULT, RECIPE = "result.json", "recipe.json"
+ERROR = "error.txt"  # of a run of a sweep that has failed
 _SHARES = ("val_top1", "test_top1", "test_top5", "test_balanced")
 _COUNTS = ("fold", "epochs", "best_epoch", "test_samples", "num_classes", "parameters")
 _WORDS = ("model", "dataset", "recipe", "tune")
@@ -206,15 +207,21 @@ def _is_number(value: object) -> bool:
 
 def _unfinished(run_dir: Path) -> list[str]:
     """A sentence about the runs without a result; none where all have one."""
-    found = []
-    for recipe in sorted(run_dir.rglob(RECIPE)):
-        if not (recipe.parent / RESULT).exists():
-            epochs = [row["epoch"] for row in RunFolder(recipe.parent).rows() if row.get("kind") == "epoch"]
-            found.append(f"{recipe.parent} (after epoch {epochs[-1]})" if epochs else str(recipe.parent))
+    folders = {path.parent for name in (RECIPE, ERROR) for path in run_dir.rglob(name)}
+    found = [f"{folder}{_how_far(folder)}" for folder in sorted(folders) if not (folder / RESULT).exists()]
     if not found:
         return []
     has = "1 run has" if len(found) == 1 else f"{len(found)} runs have"
     return [f"{has} no result, unfinished or failed: {named(found)}; start again what was to run them."]
+
+
+def _how_far(folder: Path) -> str:
+    """In parentheses, why a run has failed, or else after which epoch it stands; nothing of one without either."""
+    if (folder / ERROR).exists():
+        said = one_line((folder / ERROR).read_text(errors="replace").partition("\n")[0], 200)
+        return f" ({said.rstrip('.') or 'failed'})"
+    epochs = [row["epoch"] for row in RunFolder(folder).rows() if row.get("kind") == "epoch"]
+    return f" (after epoch {epochs[-1]})" if epochs else ""
 
 
 def _table(dataset: str, runs: Sequence[Run]) -> tuple[Table, list[str]]:

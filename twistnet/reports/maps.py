@@ -83,9 +83,9 @@ def picture(tables: Sequence[Table], image: Path) -> Picture:
     """
     runs = [run for table in tables for row in table.rows for run in row.runs]
     twisted = {name for name in {run.model for run in runs} if _has_twists(name)}
-    candidates = [run for run in runs if run.model in twisted]
+    candidates = [run for run in runs if run.model in twisted and RunFolder(run.folder).best.exists()]
     if not candidates:
-        raise InputError("--image needs a run of a model with twist blocks, and there is none: leave it out.")
+        raise InputError("--image needs a run of a model with twist blocks that has its best.pt, and there is none.")
     run = max(candidates, key=lambda run: run.val_top1)
     kept = load_checkpoint(RunFolder(run.folder).best)
     recipe = from_dict(kept["recipe"])
@@ -173,6 +173,8 @@ def draw_maps(figure: Figure, shown: Picture) -> None:
 
 
 def _has_twists(model: str) -> bool:
+    if not timm.is_model(model):
+        return False
     with torch.device("meta"):
         return any(isinstance(module, MultiHeadSTCI) for module in timm.create_model(model).modules())
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from loaders import InputError
-from twistnet.counting import Counted
 from twistnet.reports.collect import Row, Run, Table
 from twistnet.reports.statistics import Comparison, Pair, Summary, compare, summary
 
@@ -31,7 +30,7 @@ class Line:
     Attributes:
         top1, top5, balanced: test accuracies from 0 to 1.
         seconds: mean of a run.
-        flops: None where the model could not be counted.
+        flops: multiply-adds of one image; None where the model could not be counted.
         comparison: with the baseline; None of the baseline, and where no run shares fold and seed with one of it.
     """
 
@@ -85,11 +84,11 @@ def choose_baseline(table: Table, name: str | None) -> Row | None:
     return named[0] if named else None
 
 
-def lines_of(table: Table, baseline: Row | None, costs: Callable[[Run], Counted | None]) -> list[Line]:
+def lines_of(table: Table, baseline: Row | None, flops: Callable[[Run], int | None]) -> list[Line]:
     """The table's lines, the baseline first, the others in their order.
 
     Args:
-        costs: counts the model of a run; None where it cannot.
+        flops: multiply-adds of a run's model; None where it cannot be counted.
     """
     if len(table.rows) == 1:
         baseline = None  # of nothing
@@ -103,7 +102,6 @@ def lines_of(table: Table, baseline: Row | None, costs: Callable[[Run], Counted 
         compared = [None, *compare(top1[:-1], top1[-1], ratio)]
     found = []
     for row, comparison in zip(rows, compared, strict=True):
-        counted = costs(row.runs[0])
         found.append(
             Line(
                 row=row,
@@ -111,7 +109,7 @@ def lines_of(table: Table, baseline: Row | None, costs: Callable[[Run], Counted 
                 top5=summary(by_pair(row, lambda run: run.test_top5)),
                 balanced=summary(by_pair(row, lambda run: run.test_balanced)),
                 seconds=statistics.fmean(run.seconds for run in row.runs),
-                flops=counted.flops if counted else None,
+                flops=flops(row.runs[0]),
                 is_baseline=row is baseline,
                 comparison=comparison,
             )
