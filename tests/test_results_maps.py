@@ -164,7 +164,7 @@ def test_what_cannot_be_mapped_is_said(tmp_path: Path, image: Path) -> None:
     with pytest.raises(InputError, match="a run of a model with twist blocks that"):
         maps.picture(collect(tmp_path / "runs").tables, image)
     run = write_run(tmp_path / "runs" / "b", model="twistnet18", seed=1)
-    with pytest.raises(InputError, match="that has its best.pt, and there is none"):
+    with pytest.raises(InputError, match=r"that has its best.pt, and there is none"):
         maps.picture(collect(tmp_path / "runs").tables, image)
     (run / "best.pt").write_bytes(b"torn")
     with pytest.raises(InputError, match=r"best.pt cannot be read as a checkpoint"):
