@@ -27,6 +27,7 @@ def sweep(tmp_path: Path) -> Path:
         gates = {"layer3.0": [0.12, 0.13, 0.15]} if run.parent.name == "twistnet18" else None
         write_log(run, rising(0.6, 3), gates)
         write_predictions(run, [0, 0, 1, 2], [0, 1, 1, 2], CLASSES)
+    Image.new("RGB", (80, 60)).save(tmp_path / "image.png")
     return folder
 
 
@@ -116,6 +117,7 @@ def test_without_matplotlib_there_are_tables(
         (["{sweep}", "--baseline=swin"], "--baseline swin has no runs: name one of 'resnet18', 'twistnet18'."),
         (["{sweep}", "--image=nowhere.jpg"], "nowhere.jpg does not exist"),
         (["{sweep}", "--image={sweep}/resnet18/fold01-seed42/result.json"], "cannot be read as an image"),
+        (["{sweep}", "--image={sweep}/../../image.png"], "--image needs a run of a model with twist blocks that has"),
     ],
 )
 def test_refusals_write_nothing(

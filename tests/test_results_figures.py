@@ -138,14 +138,19 @@ def test_of_epochs_taken_again_the_last_counts(tmp_path: Path) -> None:
     assert course == histories.Course(epochs=(1, 2), means=(0.1, 0.5), stds=(0.0, 0.0))
 
 
-def test_a_single_epoch_can_be_seen(tmp_path: Path) -> None:
-    write_log(write_run(tmp_path / "a"), [0.3])
+def test_a_single_epoch_and_its_spread_can_be_seen(tmp_path: Path) -> None:
+    for seed, top1 in enumerate((0.3, 0.5)):
+        write_log(write_run(tmp_path / str(seed), seed=seed), [top1])
     figure = Figure()
     histories.curves(figure, histories.labelled(only(tmp_path).rows), {"resnet18": 0})
-    (line,) = figure.axes[0].lines
-    assert line.get_marker() == "o"
-    low, high = figure.axes[0].get_xlim()
+    (axes,) = figure.axes
+    (line,) = (line for line in axes.lines if line.get_label() == "resnet18")
+    assert (line.get_marker(), *line.get_ydata()) == ("o", 40.0)
+    low, high = axes.get_xlim()
     assert low < 1 < high
+    (spread,) = axes.containers
+    std = 100 * np.std([0.3, 0.5], ddof=1)
+    assert spread.lines[2][0].get_segments()[0][:, 1] == pytest.approx([40 - std, 40 + std])
 
 
 def test_gates_have_a_panel_a_model_and_a_line_a_block(tmp_path: Path) -> None:

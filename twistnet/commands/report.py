@@ -55,6 +55,7 @@ def report(run_dir: Path, *, out: Path | None = None, baseline: str | None = Non
         maps.check_image(image)
     found = collect(run_dir)
     sections = _sections(found, baseline)
+    shown = None if image is None else maps.picture(found.tables, image)
     folder = run_dir / "report" if out is None else out
     folder.mkdir(parents=True, exist_ok=True)
     print("\n\n".join(map(_text, sections)))
@@ -72,8 +73,7 @@ def report(run_dir: Path, *, out: Path | None = None, baseline: str | None = Non
         for section in sections
         for name, how in _paintings(section).items()
     }
-    if image is not None:
-        shown = maps.picture(found.tables, image)
+    if shown is not None:
         print(f"Interactions on {image}: of {shown.run.folder}, best on validation of those with twist blocks.")
         paintings["interactions"] = (maps.maps_size(shown), partial(maps.draw_maps, shown=shown))
     for name, (size, paint) in paintings.items():

@@ -122,7 +122,9 @@ def _band(axes: Axes, course: Course, factor: float, label: str, colour: str, da
     means = [factor * mean for mean in course.means]
     single = marker if len(means) == 1 else ""  # a line of one point would not be seen
     axes.plot(course.epochs, means, color=colour, linestyle=dash, marker=single, markersize=4, label=label)
-    if any(course.stds):
+    if single and any(course.stds):
+        axes.errorbar(course.epochs, means, yerr=factor * course.stds[0], color=colour, linewidth=0.8, capsize=2)
+    elif any(course.stds):
         low, high = (
             [factor * (mean + side * std) for mean, std in zip(course.means, course.stds, strict=True)]
             for side in (-1, 1)

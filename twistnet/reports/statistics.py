@@ -154,8 +154,11 @@ def corrected_t(differences: Sequence[float], test_to_train: float) -> tuple[flo
 
 
 def student_p(t: float, degrees: int) -> float:
-    """Two-sided p-value of Student's t: the regularised incomplete beta function I_x(degrees / 2, 1 / 2) at
-    x = degrees / (degrees + t^2), by Lentz's continued fraction (Numerical Recipes, 6.4)."""
+    """Two-sided p-value of Student's t.
+
+    It is the regularised incomplete beta function I_x(degrees / 2, 1 / 2) at x = degrees / (degrees + t^2), computed by
+    Lentz's continued fraction (Press et al., Numerical Recipes, 6.4).
+    """
     x = degrees / (degrees + t * t)
     a, b = degrees / 2, 0.5
     if x < (a + 1) / (a + b + 2):
