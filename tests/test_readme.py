@@ -16,9 +16,11 @@ from tests.documents import PAGES, ROOT, TEXT
 from twistnet.arguments import parameters_of, parse
 from twistnet.commands import COMMANDS
 
+PROGRAMS = {"twistnet": COMMANDS, "python -m bench": BENCH_COMMANDS}
 
-def function_of(name: str) -> object:
-    module, _, attribute = (COMMANDS | BENCH_COMMANDS)[name].target.partition(":")
+
+def function_of(name: str, program: str = "twistnet") -> object:
+    module, _, attribute = PROGRAMS[program][name].target.partition(":")
     return getattr(importlib.import_module(module), attribute)
 
 
@@ -59,11 +61,14 @@ def test_the_flag_table_gives_the_defaults(name: str) -> None:
     assert checked >= 4
 
 
-@pytest.mark.parametrize("name", sorted({*COMMANDS, *BENCH_COMMANDS} - {"pretrain", "finetune", "convert"}))
-def test_the_rows_of_the_others_name_their_flags_and_defaults(name: str) -> None:
-    (row,) = re.findall(rf"^\| `(?:twistnet|python -m bench) {name}` \| (.*) \|$", TEXT, re.MULTILINE)
+@pytest.mark.parametrize(
+    ("program", "name"),
+    [(program, name) for program, commands in PROGRAMS.items() for name in commands if name not in TABLES],
+)
+def test_the_rows_of_the_others_name_their_flags_and_defaults(program: str, name: str) -> None:
+    (row,) = re.findall(rf"^\| `{program} {name}` \| (.*) \|$", TEXT, re.MULTILINE)
     shown = dict(re.findall(r"`--(\w+)(?: ([^`]+))?`", row))
-    parameters = {key: item for key, item in parameters_of(function_of(name)).items() if item.kind != "rest"}
+    parameters = {key: item for key, item in parameters_of(function_of(name, program)).items() if item.kind != "rest"}
     assert set(shown) == set(parameters)
     for flag, default in shown.items():
         expected = parameters[flag].default

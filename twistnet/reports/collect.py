@@ -1,0 +1,310 @@
+"""The runs below a folder, those that are alike together, and what is missing among them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loaders import InputError
+from loaders.errors import one_line
+from twistnet.checkpoints import readable
+from twistnet.run_folder import RunFolder
+
+RESULT, RECIPE = "result.json", "recipe.json"
+ERROR = "error.txt"  # of a run of a sweep that has failed
+_SHARES = ("val_top1", "test_top1", "test_top5", "test_balanced")
+_COUNTS = ("fold", "epochs", "best_epoch", "test_samples", "num_classes", "parameters")
+_WORDS = ("model", "dataset", "recipe", "tune")
+_NAMED_BY_RESULT = ("name", "model", "epochs", "seed")
+_NAMED = 5  # folders in a sentence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A finished run, as its result.json and recipe.json have it.
+
+    Attributes:
+        folder: the run's.
+        pretrained: whether training began from weights.
+        weights_sha256: of the file that they came from, where there was one.
+        size: side of the test images in pixels.
+        settings: what else its recipe says, by name, each value as JSON writes it.
+        val_top1, test_top1, test_top5, test_balanced: shares from 0 to 1; the last is the mean of the classes' recalls.
+        seconds: that it took.
+    """
+
+    folder: Path
+    model: str
+    dataset: str
+    fold: int
+    seed: int
+    recipe: str
+    tune: str
+    epochs: int
+    pretrained: bool
+    weights_sha256: str | None
+    size: int
+    settings: Mapping[str, str]
+    val_top1: float
+    test_top1: float
+    test_top5: float
+    test_balanced: float
+    test_samples: int
+    num_classes: int
+    parameters: int
+    seconds: float
+
+    @property
+    def pair(self) -> tuple[int, int]:
+        """Fold and seed, by which runs of different models are paired."""
+        return (self.fold, self.seed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """Runs that differ in fold and seed alone.
+
+    Attributes:
+        label: the model, and in parentheses what sets it apart from others on the same data set.
+        runs: by fold and seed, each once.
+    """
+
+    label: str
+    runs: tuple[Run, ...]
+
+    @property
+    def model(self) -> str:
+        """Its name at timm."""
+        return self.runs[0].model
+
+    @property
+    def folds(self) -> int:
+        """How many it has been run on."""
+        return len({run.fold for run in self.runs})
+
+    @property
+    def seeds(self) -> int:
+        """How many it has been run with."""
+        return len({run.seed for run in self.runs})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """All rows of one data set.
+
+    Attributes:
+        dataset: its name.
+        common: what all of its runs share, in words.
+        rows: in the order of their mean test accuracy.
+        train_samples: images of a training split; None where no checkpoint is left that says so.
+    """
+
+    dataset: str
+    common: str
+    rows: tuple[Row, ...]
+    train_samples: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What is below a folder: tables by name of their data set, and sentences about what to know of them."""
+
+    tables: tuple[Table, ...]
+    warnings: tuple[str, ...]
+
+
+def collect(run_dir: Path) -> Found:
+    """Reads every result below a folder.
+
+    Raises:
+        InputError: there is no such folder, or no result in it that can be read.
+    """
+    if not run_dir.is_dir():
+        raise InputError(f"{run_dir} is no folder: name that of a sweep, or of several runs.")
+    runs: list[Run] = []
+    warnings: list[str] = []
+    for path in sorted(run_dir.rglob(RESULT)):
+        try:
+            runs.append(_read(path.parent))
+        except InputError as error:
+            warnings.append(str(error))
+    warnings += _unfinished(run_dir)
+    if not runs:
+        said = f" ({warnings[0].rstrip('.')})" if warnings else ""
+        raise InputError(f"{run_dir} holds no result of a finished fine-tuning run{said}: run twistnet finetune first.")
+    by_dataset: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        by_dataset[run.dataset].append(run)
+    tables = []
+    for dataset, some in sorted(by_dataset.items()):
+        table, said_of_it = _table(dataset, some)
+        tables.append(table)
+        warnings += said_of_it
+    return Found(tables=tuple(tables), warnings=tuple(warnings))
+
+
+def _read(folder: Path) -> Run:
+    result, recipe = _json(folder / RESULT), _json(folder / RECIPE)
+    try:
+        _check(result)
+        # How many images a step takes is the setting; in how many passes, the machine's.
+        batch = recipe["batch_size"] * recipe["accumulate"]
+        kept = {name: value for name, value in recipe.items() if name not in (*_NAMED_BY_RESULT, "accumulate")}
+        settings = {name: json.dumps(value) for name, value in {**kept, "batch_size": batch}.items()}
+        size = int(recipe["eval_size"])
+    except (KeyError, TypeError, ValueError) as error:
+        why = f"no {error.args[0]}" if isinstance(error, KeyError) else one_line(error, 120)
+        raise InputError(
+            f"{folder / RESULT} is left out ({why}): run that fold again, or remove its folder."
+        ) from error
+    return Run(
+        folder=folder,
+        pretrained=result["weights"] is not None,
+        weights_sha256=result.get("weights_sha256"),
+        size=size,
+        settings=settings,
+        seconds=float(result["seconds"]),
+        seed=result["seed"],
+        **{name: result[name] for name in (*_WORDS, *_SHARES, *_COUNTS) if name != "best_epoch"},
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        reason = one_line(getattr(error, "strerror", None) or error, 120)
+        raise InputError(f"{path} cannot be read ({reason}): run that fold again, or remove its folder.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no named values: run that fold again, or remove its folder.")
+    return content
+
+
+def _check(result: Mapping[str, Any]) -> None:
+    """Raises KeyError or ValueError for what no run writes."""
+    checks: tuple[tuple[Sequence[str], Callable[[Any], bool], str], ...] = (
+        (_WORDS, lambda value: isinstance(value, str) and value != "" and value.isprintable(), "a name"),
+        (_COUNTS, lambda value: type(value) is int and value >= 1, "a count"),
+        (("seed",), lambda value: type(value) is int, "a whole number"),
+        (_SHARES, lambda value: _is_number(value) and 0 <= value <= 1, "a share from 0 to 1"),
+        (("seconds",), lambda value: _is_number(value) and value >= 0, "a time"),
+        (("weights",), lambda value: value is None or isinstance(value, str), "a file's name"),
+    )
+    for names, is_right, kind in checks:
+        for name in names:
+            if not is_right(result[name]):
+                raise ValueError(f"{name} {result[name]!r} is not {kind}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _unfinished(run_dir: Path) -> list[str]:
+    """A sentence about the runs without a result; none where all have one."""
+    folders = {path.parent for name in (RECIPE, ERROR) for path in run_dir.rglob(name)}
+    found = [f"{folder}{_how_far(folder)}" for folder in sorted(folders) if not (folder / RESULT).exists()]
+    if not found:
+        return []
+    has = "1 run has" if len(found) == 1 else f"{len(found)} runs have"
+    return [f"{has} no result, unfinished or failed: {named(found)}; start again what was to run them."]
+
+
+def _how_far(folder: Path) -> str:
+    """In parentheses, why a run has failed, or else after which epoch it stands; nothing of one without either."""
+    if (folder / ERROR).exists():
+        said = one_line((folder / ERROR).read_text(errors="replace").partition("\n")[0], 200)
+        return f" ({said.rstrip('.') or 'failed'})"
+    epochs = [row["epoch"] for row in RunFolder(folder).rows() if row.get("kind") == "epoch"]
+    return f" (after epoch {epochs[-1]})" if epochs else ""
+
+
+def _table(dataset: str, runs: Sequence[Run]) -> tuple[Table, list[str]]:
+    said = {id(run): _said(run) for run in runs}
+    shared = [len(set(kinds)) == 1 for kinds in zip(*said.values(), strict=True)]
+    alike: dict[tuple[str, ...], list[Run]] = defaultdict(list)
+    for run in runs:
+        alike[(run.model, *said[id(run)])].append(run)
+    rows: list[Row] = []
+    warnings: list[str] = []
+    for group in alike.values():
+        apart = [kind for kind, is_shared in zip(said[id(group[0])], shared, strict=True) if not is_shared]
+        for changes, some in _by_settings(group).items():
+            differing = ", ".join((*apart, *changes))
+            label = f"{group[0].model} ({differing})" if differing else group[0].model
+            rows.append(Row(label=label, runs=_each_once(label, some, warnings)))
+    by_model: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        by_model[row.model].append(row.label)
+    several = ["; ".join(labels) for labels in by_model.values() if len(labels) > 1]
+    warnings += [f"{dataset}: kept in rows of their own, for they are not alike: {labels}." for labels in several]
+    warnings += _missing(dataset, rows)
+    rows.sort(key=lambda row: (sum(run.test_top1 for run in row.runs) / len(row.runs), row.label))
+    common = ", ".join(kind for kind, is_shared in zip(said[id(runs[0])], shared, strict=True) if is_shared)
+    return Table(dataset=dataset, common=common, rows=tuple(rows), train_samples=_train_samples(runs)), warnings
+
+
+def _said(run: Run) -> tuple[str, ...]:
+    """What has to be the same of runs that are averaged, besides their model, in words."""
+    tuned = {"all": "all layers", "probe": "linear probe"}.get(run.tune, f"{run.tune} only")
+    epochs = "1 epoch" if run.epochs == 1 else f"{run.epochs} epochs"
+    return f"recipe {run.recipe}", epochs, tuned, "pretrained" if run.pretrained else "from scratch"
+
+
+def _by_settings(runs: Iterable[Run]) -> dict[tuple[str, ...], list[Run]]:
+    """Runs by those values of their recipes that not all of them share, as name=value."""
+    runs = list(runs)
+    names = sorted({name for run in runs for name in run.settings})
+    differing = [name for name in names if len({run.settings.get(name) for run in runs}) > 1]
+    found: dict[tuple[str, ...], list[Run]] = defaultdict(list)
+    for run in runs:
+        found[tuple(f"{name}={run.settings.get(name, 'null')}" for name in differing)].append(run)
+    return dict(sorted(found.items()))
+
+
+def _each_once(label: str, runs: Iterable[Run], warnings: list[str]) -> tuple[Run, ...]:
+    kept: dict[tuple[int, int], Run] = {}
+    for run in sorted(runs, key=lambda run: (run.pair, run.folder)):
+        if run.pair in kept:
+            warnings.append(
+                f"{run.folder} is left out: {kept[run.pair].folder} has fold {run.fold} and seed {run.seed} of {label} "
+                "already."
+            )
+        kept.setdefault(run.pair, run)
+    files = {run.weights_sha256 for run in kept.values()}
+    if len(files) > 1:
+        warnings.append(f"The runs of {label} began from {len(files)} different files of weights.")
+    return tuple(kept.values())
+
+
+def _missing(dataset: str, rows: Sequence[Row]) -> list[str]:
+    folds = sorted({run.fold for row in rows for run in row.runs})
+    seeds = sorted({run.seed for row in rows for run in row.runs})
+    warnings = []
+    for row in rows:
+        there = {run.pair for run in row.runs}
+        lacks = [f"fold {fold} seed {seed}" for fold in folds for seed in seeds if (fold, seed) not in there]
+        if lacks:
+            warnings.append(
+                f"{dataset}: {row.label} lacks {len(lacks)} of {len(folds) * len(seeds)} runs: {named(lacks)}."
+            )
+    return warnings
+
+
+def _train_samples(runs: Iterable[Run]) -> int | None:
+    for run in runs:
+        for _, state in readable(run.folder):
+            if isinstance(state["data"].get("samples"), int):
+                return int(state["data"]["samples"])
+    return None
+
+
+def named(names: Sequence[str], between: str = ", ") -> str:
+    """The first of some names, and how many more there are."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{between.join(names[:_NAMED])}{more}"
