@@ -203,7 +203,10 @@ DTD_FAULTS: Mapping[str, tuple[Callable[[Files], Files], str]] = {
         lambda _: {"labels/val2.txt": b"banded/banded_0099.jpg\n"},
         "val2 names images/banded/banded_0099.jpg, which is not in",
     ),
-    "twice": (lambda files: {"labels/val2.txt": files["labels/val2.txt"] * 2}, r"val2 of .* names images/waffled/waffled_\d+\.jpg twice"),
+    "twice": (
+        lambda files: {"labels/val2.txt": files["labels/val2.txt"] * 2},
+        r"val2 of .* names images/waffled/waffled_\d+\.jpg twice",
+    ),
     "outside": (lambda _: {"labels/val2.txt": b"../banded_0001.jpg\n"}, "which is no <class>/<file>"),
 }
 
