@@ -69,7 +69,7 @@ def test_images_are_small_cuts_of_photographs(mini: Path, images: dict[str, Entr
             assert 0 <= top < bottom <= opened.height
             source = opened.convert("RGB").crop(entry["box"]).convert("L").resize((8, 8), Image.Resampling.BOX)
         if np.asarray(source).std() > 8:
-            assert np.corrcoef(np.asarray(source).ravel(), np.asarray(written).ravel())[0, 1] > 0.9, path
+            assert np.corrcoef(np.asarray(source).ravel(), np.asarray(written).ravel())[0, 1] > 0.85, path
 
 
 @pytest.mark.parametrize("fold", range(1, NUM_FOLDS + 1))

@@ -19,7 +19,6 @@ from loaders.errors import InputError
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels of the photograph; right and bottom are outside
 
 _RATIOS = (0.85, 1.4)  # width / height
-_SHARES = (0.6, 1.0)  # of the largest box of its ratio that the part of the photograph holds
 _QUALITY = 90
 _DISTRIBUTIONS = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
 
@@ -27,6 +26,7 @@ _DISTRIBUTIONS = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
 class Look(NamedTuple):
     """What images are made to look like: ranges that each image has its own values from."""
 
+    shares: tuple[float, float]  # of the largest box of its ratio that the part of the photograph holds
     long_sides: tuple[int, int]  # pixels of the longer side
     gray_share: float  # of the images that lose their colours
     blacks: tuple[float, float]  # the level that black becomes
@@ -88,7 +88,7 @@ def draw_cut(seed: int, path: str, photograph: str, part: Box, look: Look) -> Cu
     rng = random.Random(f"{seed}/{path}")
     ratio = _between_logs(rng, *_RATIOS)
     part_width, part_height = part[2] - part[0], part[3] - part[1]
-    height_drawn = min(part_height, part_width / ratio) * _between(rng, *_SHARES)
+    height_drawn = min(part_height, part_width / ratio) * _between(rng, *look.shares)
     width, height = int(height_drawn * ratio), int(height_drawn)
     left = part[0] + int(rng.random() * (part_width - width + 1))
     top = part[1] + int(rng.random() * (part_height - height + 1))

@@ -27,7 +27,14 @@ MANIFEST = "demo_sets.json"
 SIDES = (300, 540)  # pixels: every side of every image lies within
 # Half of the images lose their colours and each has an exposure of its own: else the mean colour would give the class
 # away, a network would learn it in a few steps from scratch, and what it learned in pretraining would not show.
-_LOOK = Look(long_sides=(440, 520), gray_share=0.5, blacks=(0.0, 60.0), whites=(195.0, 255.0), gammas=(0.6, 1.65))
+_LOOK = Look(
+    shares=(0.6, 1.0),
+    long_sides=(440, 520),
+    gray_share=0.5,
+    blacks=(0.0, 60.0),
+    whites=(195.0, 255.0),
+    gammas=(0.6, 1.65),
+)
 _FOLDERS = ("photographs", "dtd")
 
 

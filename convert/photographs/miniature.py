@@ -22,8 +22,15 @@ from loaders.errors import InputError
 FORMAT = 1  # raised whenever the same arguments would give other bytes
 MANIFEST = "miniature_dtd.json"
 SIDES = (96, 300)  # pixels: every side of every image lies within
-# Gentler than the demo's: with few images of many classes, colours are needed and give no class away.
-_LOOK = Look(long_sides=(140, 220), gray_share=0.2, blacks=(0.0, 30.0), whites=(225.0, 255.0), gammas=(0.8, 1.25))
+# Gentler than the demo's: tiles are small, and with few images of many classes colours are needed.
+_LOOK = Look(
+    shares=(0.8, 1.0),
+    long_sides=(140, 220),
+    gray_share=0.2,
+    blacks=(0.0, 30.0),
+    whites=(225.0, 255.0),
+    gammas=(0.8, 1.25),
+)
 
 CLASSES = (
     Texture("bladed", "skimage/data/grass.png", (0, 340, 256, 512), 4, 3),
