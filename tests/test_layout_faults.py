@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from ilsvrc import LAYOUTS as FORMS
 from ilsvrc import make_ilsvrc, tar_of, write_files
-from layout_sets import SETS, Files, crop, filled, mat, write
+from layout_sets import NESTED, SETS, Files, crop, filled, mat, write
 
 from convert.sources import find_source, recognise, splits_of
 from loaders import InputError, open_store
@@ -240,6 +240,15 @@ def test_no_form_of_imagenet_is_class_folders(tmp_path: Path, form: str) -> None
     FORMS[form](tmp_path, make_ilsvrc())
     assert find_layout(tmp_path) is None
     assert [kind for kind, _ in recognise(tmp_path)] == [form]
+
+
+@pytest.mark.parametrize("name", ["dtd", "fmd", "kth", "cub", "flowers"])
+def test_a_tree_with_another_set_beside_its_splits_is_a_tree(tmp_path: Path, name: str) -> None:
+    write(tmp_path, name, NESTED[name][1])
+    write_files(tmp_path, filled(numbered("train/ants", "train/bees", "val/ants")))
+    assert find_layout(tmp_path) is None
+    assert [kind for kind, _ in recognise(tmp_path)] == ["tree"]
+    assert len(open_store(tmp_path, "train")) == 12
 
 
 def test_class_folders_beside_tars_are_the_tars_when_converting(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from loaders.errors import InputError
-from loaders.folders import is_image, lines
+from loaders.folders import folders, images, lines
 from loaders.layouts.layout import Facts, Image, Layout, Listing, first_of, inside, make_listing, shuffled
 
 _NESTED = ("CUB_200_2011",)
@@ -50,20 +50,21 @@ def read(path: Path) -> Listing:
     index = {name: label for label, name in enumerate(classes)}
     if len(index) < len(classes):
         raise InputError(f"{root / _CLASSES} names a class twice: {_AGAIN}.")
+    there = {f"{folder}/{file}" for folder in folders(root / "images") for file in images(root / "images" / folder)}
     found: list[Image] = []
     training: dict[int, list[str]] = {}
     test: list[str] = []
     for number, name in names.items():
         file = f"images/{inside(name, root / _IMAGES, _AGAIN)}"
         folder, _, rest = name.partition("/")
-        if by_id.get(labels[number]) != folder or not is_image(rest):
+        if by_id.get(labels[number]) != folder:
             raise InputError(
                 f"{root / _LABELS} gives image {number}, {name}, class {labels[number]!r}, which in {_CLASSES} is not "
                 f"its folder: {_AGAIN}."
             )
         if split[number] not in ("0", "1"):
             raise InputError(f"{root / _SPLIT} has {split[number]!r} for image {number}, no 0 or 1: {_AGAIN}.")
-        if not (root / file).is_file():
+        if name not in there:
             raise InputError(f"{root / _IMAGES} names {name}, which is not in {root / 'images'}: {_AGAIN}.")
         found.append(Image(index[folder], rest, file))
         if split[number] == "1":

@@ -102,8 +102,12 @@ def split_fold(split: str) -> tuple[str, int] | None:
 
 
 def first_of(path: Path, nested: Iterable[str], is_root: Callable[[Path], bool]) -> Path | None:
-    """The folder itself, or the first of these folders in it, that is a data set's root."""
-    return next((root for root in (path, *(path / name for name in nested)) if is_root(root)), None)
+    """The folder itself, or the first of these folders in it, that is a data set's root.
+
+    A folder with train/ is a tree, whatever lies beside that.
+    """
+    places = () if (path / "train").is_dir() else nested
+    return next((root for root in (path, *(path / name for name in places)) if is_root(root)), None)
 
 
 def make_listing(
