@@ -13,11 +13,10 @@ from convert.estimate import refuse_a_small_disk
 from convert.scan import Scan
 from convert.shard import read_bytes
 from convert.sources import recognise
-from convert.sources.listing import folders
 from convert.threads import in_threads
 from loaders.errors import InputError
 from loaders.files import is_same, take_lock
-from loaders.tree import PREPARING
+from loaders.folders import PREPARING, folders
 
 _MISSING = -1
 

@@ -32,10 +32,10 @@ class Scan:
     """The samples of one split in the source's own order: by class, then by name.
 
     Attributes:
-        kind: what the source was recognised as: "tree", "archives", "kaggle", "flat", "tiny", "webdataset" or "dtd".
+        kind: what the source was recognised as, one of `convert.sources.KINDS`.
         why: a sentence that says what was found there.
         root: the source's folder.
-        split: "train", "val", ...; "all" for DTD, whose splits are subsets of the same images.
+        split: "train", "val", ...; "all" for a data set with folds, which are subsets of the same images.
         classes: sorted names; a label is a place in them (a WebDataset's are in the order of its labels).
         files: (F,) paths relative to `root` that hold the bytes: an image each, or archives.
         modified: (F,) when each was changed last, in ns since 1970.
@@ -44,7 +44,7 @@ class Scan:
         offset: (N,) where the sample's bytes begin in its file.
         length: (N,) how many bytes.
         labels: (N,) places in `classes`.
-        subsets: named selections of the samples: name -> places, as DTD's folds are.
+        subsets: named selections of the samples: name -> places, as folds are.
     """
 
     kind: str

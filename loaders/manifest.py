@@ -84,7 +84,7 @@ class Manifest:
         folder: where it lies.
         classes: names; a label is a place in them.
         splits: by name.
-        subsets: named selections of a split's samples, as DTD's folds are: name -> (split, file of int64 ids).
+        subsets: named selections of a split's samples, as folds are: name -> (split, file of int64 ids).
         quarantine: the list of images that were left out of any split.
         values: the whole file, for those who want to know how it was made.
     """

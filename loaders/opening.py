@@ -94,9 +94,10 @@ def open_loader(
     """Opens one split for one rank.
 
     Args:
-        path: a folder `<split>/<class>/<image>`, or DTD's; a converted set's folder; a `.beton` file; or, with `stage`,
-            the URL of a converted set, as s3://bucket/set.
-        split: "train", "val", ...; for DTD "train1" to "test10"; as `open_store` says for a `.beton` file.
+        path: a folder `<split>/<class>/<image>`, or one of `loaders.layouts`; a converted set's folder; a `.beton`
+            file; or, with `stage`, the URL of a converted set, as s3://bucket/set.
+        split: "train", "val", ...; of a data set with folds "train1", "val1", "test1", "train2", ...; as `open_store`
+            says for a `.beton` file.
         batch_size: samples of a batch on this rank.
         train: shuffled order, random resized crops and flips; otherwise the set's order and central crops.
         size: side of the images in pixels; `Loader.epoch` may be asked for another.

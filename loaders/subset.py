@@ -1,4 +1,4 @@
-"""A named selection of a split's samples, as DTD's folds are, as a store of its own."""
+"""A named selection of a split's samples, as folds are, as a store of its own."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
 """The `tree` store: images as files in folders, the way that data sets are extracted.
 
-Two layouts, told apart by what is there:
+Told apart by what is there:
 
     <path>/<split>/<class>/**/*.JPEG          ImageNet, Imagenette, ImageNet-100, one's own
-    <path>/images/<class>/*.jpg               DTD, whose splits are lists: `split` is train1 ... test10
-    <path>/labels/<split>.txt
+    the layouts of `loaders.layouts`          DTD and others with folds: `split` is train1, val1, test1, train2, ...
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from loaders.errors import InputError, SampleError
+from loaders.folders import EXTENSIONS, PREPARING, folders, images_below
+from loaders.layouts import LAYOUTS, find_layout
+from loaders.layouts.layout import Layout, split_fold
 from loaders.types import check_sample, check_samples
-
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
-PREPARING = ".preparing"  # in a split's folder whose images are not all there yet
 
 
 class TreeStore:
@@ -91,7 +90,7 @@ def open_tree(path: Path, split: str) -> TreeStore:
 
     Args:
         path: the data set's folder.
-        split: the name of a folder in it ("train", "val"), or for DTD of a list ("train1" to "test10").
+        split: the name of a folder in it ("train", "val"), or of a split of one of its folds ("train1" to "test10").
 
     Raises:
         InputError: where the folder, the split, its classes or its images are not there.
@@ -100,49 +99,35 @@ def open_tree(path: Path, split: str) -> TreeStore:
         if path.exists():
             raise InputError(f"{path} is a file, no folder: give --data_dir the data set's folder.")
         raise InputError(f"data folder {path} does not exist: check --data_dir.")
-    dtd = _dtd_root(path)
-    return _open_dtd(dtd, split) if dtd else _open_folders(path, split)
+    layout = find_layout(path)
+    # The folders of a tree are named by anybody, and then look like classes.
+    if layout is None or (layout is LAYOUTS["folder"] and not split_fold(split)):
+        return _open_folders(path, split)
+    return _open_layout(path, layout, split)
 
 
-def is_dtd(path: Path) -> bool:
-    """Whether the folder has DTD's layout."""
-    return _dtd_root(path) is not None
-
-
-def _dtd_root(path: Path) -> Path | None:
-    # torchvision's downloader leaves dtd/dtd/images.
-    for root in (path, path / "dtd"):
-        if (root / "images").is_dir() and (root / "labels").is_dir():
-            return root
-    return None
-
-
-def _open_dtd(root: Path, split: str) -> TreeStore:
-    listing = root / "labels" / f"{split}.txt"
-    if not listing.is_file():
-        raise InputError(f"split {split!r} has no list {listing}: DTD has train1, val1 and test1, up to 10.")
-    try:
-        names = [line.strip() for line in listing.read_text("utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
+def _open_layout(path: Path, layout: Layout, split: str) -> TreeStore:
+    listing = layout.read(path)
+    if split not in listing.splits:
+        known = list(listing.splits)
         raise InputError(
-            f"{listing} is no UTF-8 text ({error.reason} at byte {error.start}): fetch it again."
-        ) from error
-    classes = _class_folders(root / "images")
-    index = {name: label for label, name in enumerate(classes)}
-    for name in names:
-        if name.count("/") != 1 or name.split("/")[0] not in index:
-            raise InputError(f"{listing} names {name!r}, which is no <class>/<file> below {root / 'images'}.")
-    labels = np.array([index[name.split("/")[0]] for name in names], dtype=np.int64)
-    return TreeStore(root / "images", names, labels, classes)
+            f"{path} is {layout.title} and has no split {split!r}: it has {', '.join(known[:3])} to {known[-1]}."
+        )
+    places = listing.splits[split]
+    files = [listing.files[place] for place in places]
+    return TreeStore(listing.root, files, listing.labels[places], listing.classes)
 
 
 def _open_folders(path: Path, split: str) -> TreeStore:
     folder = path / split
+    if not folder.is_dir() and split_fold(split):
+        titles = ", ".join(layout.title for layout in LAYOUTS.values())
+        raise InputError(f"{path} has no split {split!r}, as it has none of the layouts with folds: {titles}.")
     if not folder.is_dir():
         raise InputError(f"{path} has no folder {split}/: it must hold {split}/<class>/<image>.")
     if (folder / PREPARING).exists():
         raise InputError(f"{folder} is not whole: start twistnet convert prepare again, which goes on where it ended.")
-    found = _class_folders(folder)
+    found = folders(folder)
     if not found:
         raise InputError(
             f"{folder} has no class folders: sort its images into {split}/<class>/; for ImageNet twistnet convert "
@@ -150,14 +135,14 @@ def _open_folders(path: Path, split: str) -> TreeStore:
         )
     # The training split says what the classes are: a class without validation images must not shift the labels.
     train = path / "train"
-    classes = _class_folders(train) if train.is_dir() else found
+    classes = folders(train) if train.is_dir() else found
     index = {name: label for label, name in enumerate(classes)}
     names: list[str] = []
     labels: list[int] = []
     for name in found:
         if name not in index:
             raise InputError(f"class folder {folder / name} has no counterpart in {train}: remove it or add that one.")
-        files = _image_files(folder, name)
+        files = images_below(folder, name)
         if not files and split == "train":
             raise InputError(f"class folder {folder / name} holds no images: fill it or remove it.")
         names += files
@@ -165,35 +150,3 @@ def _open_folders(path: Path, split: str) -> TreeStore:
     if not names:
         raise InputError(f"{folder} holds no images: files ending in {', '.join(EXTENSIONS)} are looked for.")
     return TreeStore(folder, names, np.array(labels, dtype=np.int64), classes)
-
-
-def _class_folders(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _image_files(folder: Path, name: str) -> list[str]:
-    """Image files of a class, sorted, at any depth (Tiny-ImageNet keeps them in <class>/images/)."""
-    files: list[str] = []
-    pending = [name]
-    while pending:
-        current = pending.pop()
-        with os.scandir(folder / current) as entries:
-            for entry in entries:
-                inside = f"{current}/{entry.name}"
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    if entry.is_symlink() and _holds(entry.path, folder / current):
-                        raise InputError(f"{entry.path} links to a folder that holds it: remove the link.")
-                    pending.append(inside)
-                # A link that leads nowhere is listed too, so that reading it names it; a pipe would be waited for.
-                elif entry.name.lower().endswith(EXTENSIONS) and (entry.is_file() or entry.is_symlink()):
-                    files.append(inside)
-    return sorted(files)
-
-
-def _holds(link: str, folder: Path) -> bool:
-    """Whether a link leads to the folder that it lies in, or to one above."""
-    target = os.path.realpath(link)
-    return os.path.commonpath((target, os.path.realpath(folder))) == target

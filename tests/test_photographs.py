@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 from torchvision.datasets import DTD, ImageFolder
 
-from convert import photographs
 from convert.contact_sheet import contact_sheet
 from convert.photographs import MANIFEST, NUM_FOLDS, SIDES, SPLITS, SUBJECTS, TEXTURES, DemoSets, make_demo_sets
+from convert.photographs import demo as photographs
 from loaders.errors import InputError
 
 TRAIN, VAL, TEXTURE = 3, 2, 12

@@ -209,8 +209,8 @@ def test_what_a_tree_cannot_hold(tmp_path: Path, capsys: Capture) -> None:
     dtd = tmp_path / "dtd"
     (dtd / "labels").mkdir(parents=True)
     (dtd / "images").symlink_to(write_tree(tmp_path / "source", {"train": 3}) / "train")
-    for split in ("train1", "val1", "test1"):
-        (dtd / "labels" / f"{split}.txt").write_text("cat/cat_0.JPEG\n")
+    for place, split in enumerate(("train1", "val1", "test1")):
+        (dtd / "labels" / f"{split}.txt").write_text(f"cat/cat_{place}.JPEG\n")
     assert prepare(dtd, tmp_path / "out") == 1
     assert "has folds, which a tree would lose" in sentence(capsys)
     tar = webdataset_tar(tmp_path / "tars" / "train-0.tar", "x.jpg", "x.cls")

@@ -66,7 +66,7 @@ def test_a_fold_that_dtd_does_not_have_is_refused(fold: int, dtd: Path, capsys: 
 
 def test_pretraining_on_dtd_says_what_to_take(dtd: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert pretrain(dtd) == 1
-    assert "is DTD, which has ten folds: take twistnet finetune --fold 1." in capsys.readouterr().err
+    assert "is DTD, which has folds: take twistnet finetune --dataset dtd --fold 1." in capsys.readouterr().err
 
 
 def test_what_does_nothing_in_one_process_is_told(

@@ -9,8 +9,8 @@ from pathlib import Path
 from torch import nn
 
 from loaders import InputError
+from loaders.layouts import find_layout
 from loaders.manifest import is_converted
-from loaders.tree import is_dtd
 from twistnet.building import make_model, open_split
 from twistnet.checkpoints import load_checkpoint
 from twistnet.distributed import World
@@ -65,7 +65,7 @@ def finetune_fold(
         InputError: for data, weights or settings that cannot be used.
     """
     data = job.data_dir if isinstance(job.data_dir, Path) and job.data_dir.is_dir() else None
-    if data and not is_dtd(data) and not is_converted(data):
+    if data and not is_converted(data) and find_layout(data) is None:
         raise InputError(f"{job.data_dir} is no DTD folder: it must hold images/<class>/ and labels/train1.txt.")
     best = RunFolder(job.run_dir).best
     if start is not None and start.state["epoch"] >= recipe.epochs and not best.exists():

@@ -2,7 +2,8 @@
 
     scan = find_source(Path("data/imagenet"), "train")
 
-A form is a module with `recognise`, `splits` and `scan`, as `convert.sources.listing.Form` says.
+A form is a module with `recognise`, `splits` and `scan`, as `convert.sources.listing.Form` says; the data sets with
+folds are those of `loaders.layouts`.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from convert.scan import Scan
-from convert.sources import archives, dtd, flat, kaggle, tiny, tree, webdataset
+from convert.sources import archives, flat, kaggle, tiny, tree, webdataset
+from convert.sources.layout import LayoutForm
 from convert.sources.listing import Form
 from loaders.errors import InputError
+from loaders.layouts import LAYOUTS
 
 _FORMS: Mapping[str, Form] = {
     "tree": tree,
@@ -23,20 +26,25 @@ _FORMS: Mapping[str, Form] = {
     "flat": flat,
     "tiny": tiny,
     "webdataset": webdataset,
-    "dtd": dtd,
+    **{name: LayoutForm(layout) for name, layout in LAYOUTS.items()},
 }
 KINDS = tuple(_FORMS)
+_OWN = "folder"  # class folders, which many other forms have too
 
 
 def recognise(path: Path) -> list[tuple[str, str]]:
     """Every form that the folder has: (kind, a sentence that says what was found there).
+
+    One's own class folders are a form only where there is no other.
 
     Raises:
         InputError: where there is no such folder, or a folder in it cannot be read.
     """
     _check_folder(path)
     try:
-        found = [(kind, form.recognise(path)) for kind, form in _FORMS.items()]
+        found = [(kind, form.recognise(path)) for kind, form in _FORMS.items() if kind != _OWN]
+        if not any(why for _, why in found):
+            found = [(_OWN, _FORMS[_OWN].recognise(path))]
     except OSError as error:
         raise _unreadable(path, error) from error
     return [(kind, why) for kind, why in found if why]
@@ -70,7 +78,7 @@ def find_source(
 
     Args:
         path: the data set's folder.
-        split: one of `splits_of`; for DTD "all".
+        split: one of `splits_of`; for data sets with folds "all".
         kind: "auto" recognises the form; one of KINDS forces it.
         devkit: ILSVRC2012's development kit (.tar.gz or folder), where it is not in `path`.
         report: is given a sentence that says what was found and why.

@@ -14,9 +14,10 @@ from pathlib import Path
 from convert.progress import Progress
 from convert.scan import Scan
 from convert.sources.devkit import require_devkit
-from convert.sources.listing import Row, is_image, labels_of, make_scan
+from convert.sources.listing import Row, labels_of, make_scan
 from convert.tar_members import Member, tar_members
 from loaders.errors import InputError
+from loaders.folders import is_image
 
 TRAIN = "ILSVRC2012_img_train.tar"
 VAL = "ILSVRC2012_img_val.tar"

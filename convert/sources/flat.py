@@ -8,7 +8,8 @@ from pathlib import Path
 from convert.scan import Scan
 from convert.sources import tree
 from convert.sources.devkit import find_devkit, require_devkit
-from convert.sources.listing import folders, has_image, images, labels_of, scan_files
+from convert.sources.listing import labels_of, scan_files
+from loaders.folders import folders, has_image, images
 
 _VAL = ("val", "ILSVRC2012_img_val")  # the second is the archive's name
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from convert.scan import Scan
 from convert.sources import tree
 from convert.sources.flat import scan_val
-from convert.sources.listing import folders, has_image, images
 from loaders.errors import InputError
+from loaders.folders import folders, has_image, images
 
 _CSV = "LOC_val_solution.csv"
 _COLUMNS = ("ImageId", "PredictionString")

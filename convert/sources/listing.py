@@ -14,7 +14,7 @@ import numpy as np
 
 from convert.scan import Ints, Scan
 from loaders.errors import InputError
-from loaders.tree import EXTENSIONS
+from loaders.folders import EXTENSIONS
 
 SPLITS = ("train", "val", "valid", "validation", "test")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -43,37 +43,6 @@ class Row(NamedTuple):
     length: int
 
 
-def is_image(name: str) -> bool:
-    """Whether a name is an image's: by its suffix, and not within anything hidden."""
-    return name.lower().endswith(EXTENSIONS) and not name.startswith(".") and "/." not in name
-
-
-def folders(path: Path) -> list[str]:
-    """Sorted names of the folders in a folder, without hidden ones; [] where there is no such folder."""
-    if not path.is_dir():
-        return []
-    with os.scandir(path) as entries:
-        return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
-
-
-def images(path: Path) -> list[str]:
-    """Sorted names of the images right in a folder; [] where there is no such folder."""
-    if not path.is_dir():
-        return []
-    with os.scandir(path) as entries:
-        return sorted(entry.name for entry in entries if is_image(entry.name) and not entry.is_dir())
-
-
-def has_image(path: Path, *, below: bool = False) -> bool:
-    """Whether an image lies right in the folder, or anywhere below it; stops at the first."""
-    if not path.is_dir():
-        return False
-    with os.scandir(path) as entries:
-        if any(is_image(entry.name) and not entry.is_dir() for entry in entries):
-            return True
-    return below and any(has_image(path / name, below=True) for name in folders(path))
-
-
 def states(root: Path, names: Sequence[str]) -> tuple[list[int], list[int]]:
     """The size of every file in bytes, and when it was changed last, in ns since 1970.
 
@@ -93,24 +62,6 @@ def states(root: Path, names: Sequence[str]) -> tuple[list[int], list[int]]:
     except OSError as error:
         raise InputError(f"{error.filename} cannot be read ({error.strerror}): restore or remove it.") from error
     return [size for size, _ in found], [modified for _, modified in found]
-
-
-def lines(path: Path) -> list[str]:
-    """The lines of a text file, without the space around them; empty ones at its end are dropped.
-
-    Raises:
-        InputError: where it cannot be read as UTF-8, or has an empty line before its end.
-    """
-    try:
-        text = path.read_text("utf-8")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): fetch it again.") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}): fetch it again.") from error
-    found = [line.strip() for line in text.rstrip().splitlines()]
-    if "" in found:
-        raise InputError(f"{path} is empty at line {found.index('') + 1}, before its end: fetch it again.")
-    return found
 
 
 def in_order(splits: Iterable[str]) -> tuple[str, ...]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from convert.scan import Scan
-from convert.sources.listing import folders, images, labels_of, lines, scan_files
+from convert.sources.listing import labels_of, scan_files
 from loaders.errors import InputError
+from loaders.folders import folders, images, lines
 
 _WNIDS = "wnids.txt"
 _ANNOTATIONS = "val/val_annotations.txt"

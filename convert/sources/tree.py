@@ -7,14 +7,16 @@ from pathlib import Path
 
 from convert.scan import Scan
 from convert.sources import tiny
-from convert.sources.listing import SPLITS, folders, has_image, in_order, scan_files
+from convert.sources.listing import SPLITS, in_order, scan_files
 from loaders.errors import InputError
-from loaders.tree import is_dtd, open_tree
+from loaders.folders import folders, has_image
+from loaders.layouts import LAYOUTS, find_layout
+from loaders.tree import open_tree
 
 
 def recognise(path: Path) -> str | None:
     """Class folders in folders that are named as splits, none of which has loose images alone."""
-    if is_dtd(path) or tiny.recognise(path):
+    if tiny.recognise(path):
         return None
     found = [split for split in splits(path, None) if split in SPLITS]
     if not found or any(split not in found and has_image(path / split) for split in SPLITS):
@@ -38,8 +40,9 @@ def scan(path: Path, split: str, _devkit: Path | None, why: str, kind: str = "tr
     Raises:
         InputError: where the split also has loose images, or is not whole.
     """
-    if is_dtd(path):
-        raise InputError(f"{path} has DTD's images/ and labels/: take --source dtd.")
+    layout = find_layout(path)
+    if layout and layout is not LAYOUTS["folder"]:
+        raise InputError(f"{path} is {layout.title}: take --source {layout.name}.")
     if has_image(path / split):
         raise InputError(f"{path / split} holds images beside its class folders: sort them into those, or remove them.")
     store = open_tree(path, split)

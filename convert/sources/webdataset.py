@@ -16,9 +16,10 @@ from pathlib import Path
 from convert.plan import unfinished_splits
 from convert.progress import Progress
 from convert.scan import Scan
-from convert.sources.listing import Row, folders, in_order, lines, make_scan
+from convert.sources.listing import Row, in_order, make_scan
 from convert.tar_members import Member, tar_members
 from loaders.errors import InputError
+from loaders.folders import folders, lines
 from loaders.manifest import is_converted, read_manifest
 
 _IMAGES = frozenset(("jpg", "jpeg", "png"))

@@ -38,7 +38,10 @@ COMMANDS = {
     ),
     "convert": Command("twistnet.commands.convert:convert", "Converts a data set as downloaded into fast shards"),
     "convert prepare": Command("twistnet.commands.convert:prepare", "Extracts the official archives into folders"),
-    "convert count": Command("twistnet.commands.convert:count", "Counts images, and compares with ImageNet's numbers"),
+    "convert count": Command(
+        "twistnet.commands.convert:count", "Counts images, and compares with the numbers published"
+    ),
+    "convert dtd": Command("twistnet.commands.download:dtd", "Fetches DTD or Flowers-102, and checks what is there"),
     "convert merge": Command("twistnet.commands.convert:merge", "Joins the parts that array jobs converted"),
     "convert check": Command("twistnet.commands.convert:check", "Checks a converted set, to the last image if asked"),
     "convert show": Command("twistnet.commands.convert:show", "Shows what a converted set holds"),

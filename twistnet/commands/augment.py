@@ -35,7 +35,7 @@ def show(
     Args:
         data_dir: the data set, a tree or a converted one; its training images are shown.
         recipe: guide, a1, a2, a3, dtd, demo or demo_dtd.
-        split: of the data set; DTD's are train1 to train10.
+        split: of the data set; of one with folds train1, train2, ...
         policy: instead of the recipe's, as rand-m7-n2-mstd0.5-inc1 or trivialaugment; docs/augment.md lists them.
         size: side of the images in pixels; the recipe's unless given.
         out: folder for the pictures.

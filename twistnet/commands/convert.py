@@ -18,7 +18,9 @@ from loaders.cores import usable_cores
 from loaders.files import is_same
 from loaders.manifest import is_converted, read_manifest
 
-Source = Literal["auto", "tree", "archives", "kaggle", "flat", "tiny", "webdataset", "dtd"]
+Source = Literal[
+    "auto", "tree", "archives", "kaggle", "flat", "tiny", "webdataset", "dtd", "fmd", "kth", "cub", "flowers", "folder"
+]
 
 
 def convert(
@@ -45,7 +47,8 @@ def convert(
     Started again after a kill, it goes on, and ends with the same bytes.
 
     Args:
-        data_dir: ImageNet's archives, a tree split/class/image, Kaggle's layout, Tiny-ImageNet, WebDataset tars or DTD.
+        data_dir: ImageNet's archives, a tree split/class/image, Kaggle's layout, Tiny-ImageNet, WebDataset tars, or a
+            data set with folds: DTD, FMD, KTH-TIPS2-b, CUB-200-2011, Flowers-102, class folders of one's own.
         out: the converted set's folder.
         formats: shards, beton or both.
         images: original passes JPEGs through untouched; short_side=400 or max_side=500 make larger ones smaller.
@@ -134,7 +137,7 @@ def prepare(
 
 
 def count(*, data_dir: Path, source: Source = "auto", devkit: Path | None = None, md5: bool = False) -> int:
-    """Counts images by split and class, and compares with ImageNet's numbers.
+    """Counts images by split and class, and compares with the numbers published, ImageNet's or the data set's.
 
     Args:
         data_dir: the data set, in any form that convert takes.
@@ -142,22 +145,14 @@ def count(*, data_dir: Path, source: Source = "auto", devkit: Path | None = None
         devkit: ILSVRC2012's development kit, where it is not in data_dir.
         md5: check the archives' MD5 too, which reads all of them.
     """
-    complete = True
-    for name, scan in _scans(data_dir, (), source, devkit).items():
-        found = counting.count(scan)
-        verdict = (
-            "" if found.is_imagenet is None else ", ImageNet's number" if found.is_imagenet else ", not ImageNet's"
-        )
-        complete = complete and found.is_imagenet is not False
-        print(
-            f"{name}: {found.images:,} images of {found.classes:,} classes, {found.fewest:,} to {found.most:,} a class"
-            f"{verdict}"
-        )
-        if found.empty:
-            print(f"  no images of {', '.join(found.empty[:5])}{' and others' if len(found.empty) > 5 else ''}")
+    scans = _scans(data_dir, (), source, devkit)
+    counts = [counting.count(scan) for scan in scans.values()]
+    for found in counts:
+        print("\n".join(counting.describe(found)))
     if md5:
-        print("\n".join(counting.check_md5(data_dir)))
-    return 0 if complete else 1
+        known, folders = counting.archives_of(next(iter(scans.values())))
+        print("\n".join(counting.check_md5([data_dir, *folders], known)))
+    return 1 if any(found.is_published is False for found in counts) else 0
 
 
 def merge(*, out: Path, max_bad: float = 0.001, workers: int | None = None) -> None:

@@ -13,7 +13,7 @@ from launch.ranks import Ranks
 from loaders import InputError
 from loaders.choosing import DecoderName, StoreName
 from loaders.files import existing_parent, write_atomically
-from loaders.tree import is_dtd
+from loaders.layouts import LAYOUTS, find_layout
 from twistnet import distributed
 from twistnet.arguments import Url
 from twistnet.job import Job, Outcome
@@ -127,8 +127,11 @@ def pretrain(
             seed=seed,
         ),
     )
-    if isinstance(data_dir, Path) and is_dtd(data_dir):
-        raise InputError(f"{data_dir} is DTD, which has ten folds: take twistnet finetune --fold 1.")
+    layout = find_layout(data_dir) if isinstance(data_dir, Path) else None
+    if layout and layout is not LAYOUTS["folder"]:
+        raise InputError(
+            f"{data_dir} is {layout.title}, which has folds: take twistnet finetune --dataset {layout.name} --fold 1."
+        )
     publish_to = _publish_to(weights_dir, publish, begun.state if begun else None)
     job = Job(
         data_dir=data_dir,
