@@ -18,8 +18,9 @@ import numpy.typing as npt
 from loaders.crops import CropPolicy
 from loaders.encodings import Encoded
 from loaders.errors import InputError, SampleError
+from loaders.folders import EXTENSIONS
 from loaders.prefetch import Prefetch
-from loaders.tree import EXTENSIONS, TreeStore
+from loaders.tree import TreeStore
 from loaders.types import Decoder
 
 _READERS = 4  # files that are read at a time
