@@ -27,6 +27,9 @@ COMMANDS = {
     ),
     "pretrain": Command("twistnet.commands.pretrain:pretrain", "Trains a model on ImageNet, or resumes its training"),
     "finetune": Command("twistnet.commands.finetune:finetune", "Fine-tunes a model on one fold of a smaller data set"),
+    "sweep": Command(
+        "twistnet.commands.sweep:sweep", "Fine-tunes models on all folds with several seeds, skipping what is done"
+    ),
     "replay": Command("twistnet.commands.replay:replay", "Looks into a step that was skipped for want of a gradient"),
     "launch": Command(
         "twistnet.commands.launch:launch", "Starts training on many nodes, by SLURM, Kubernetes and others"
