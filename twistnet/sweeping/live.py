@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import TextIO
 
 _USUAL = os.terminal_size((80, 24))
+_PAUSES = 20  # times as long as a drawing took, which looks into many folders of a disk that may be far away
 _UP, _CLEAR_LINE, _CLEAR_BELOW = "\x1b[{}A", "\x1b[K", "\x1b[J"
 
 
@@ -69,9 +71,12 @@ class Live:
         return f"\r{_UP.format(drawn)}{_CLEAR_BELOW}" if drawn else ""
 
     def _work(self) -> None:
-        while not self._closing.wait(self._every_s):
+        wait_s = self._every_s
+        while not self._closing.wait(wait_s):
+            began = time.monotonic()
             with contextlib.suppress(OSError):  # a disk that is away for a moment
                 self.update()
+            wait_s = max(self._every_s, _PAUSES * (time.monotonic() - began))
 
     def _size(self) -> tuple[int, int]:
         try:
