@@ -31,6 +31,7 @@ from twistnet.sweeping.states import States, seconds_left
 
 _DEFAULT_RECIPE = "dtd"
 _LEAST_STALE_MINUTES = 0.5
+_VARIANTS = 8  # of a function that a model may need, by sizes and shapes: torch's own limit for all of them
 # What a sweep gives each run itself, and what makes no sense for many.
 _OF_ONE_RUN = ("model", "fold", "seed", "run_dir", "resume", "weights", "profile", "force")
 
@@ -90,6 +91,7 @@ def sweep(
     with distributed.join(shared["device"]) as world:
         _check(plan, asked, world)
         settle(run_dir, asked.to_dict(plan), 60 * stale_minutes)
+        _compile_once_a_model(plan, asked, world)
         sweeping = Sweep(
             plan,
             asked.recipe(plan.runs[0]).epochs,
@@ -98,7 +100,12 @@ def sweep(
             wait=wait,
             stream=sys.stdout,
         )
-        states = sweeping.run()
+        gc.collect()
+        gc.freeze()  # what is imported need not be looked through after every run
+        try:
+            states = sweeping.run()
+        finally:
+            gc.unfreeze()
     print("\n".join(["", *table.summary(plan, states)]))
     failed = table.failures(states)
     if failed:
@@ -186,6 +193,7 @@ class _Asked:
 
 def _execute(run: Run, asked: _Asked, world: World, ranks: Ranks) -> None:
     """Does one run, from its beginning or its newest checkpoint."""
+    gc.collect()  # the run before leaves its model and optimiser in cycles, which hold a card's memory
     settled, begun = start(
         Path(AUTO),
         run.folder,
@@ -196,14 +204,15 @@ def _execute(run: Run, asked: _Asked, world: World, ranks: Ranks) -> None:
         seed=run.seed,
         **asked.changes,
     )
-    test = f"test{run.fold}"
-    try:
-        finetune_fold(
-            asked.job_of(run), settled, world, test_split=test, weights=run.weights, start=begun, **asked.more
-        )
-    finally:
-        if world.device.type == "cuda":
-            gc.collect()  # what a run leaves in cycles holds a card's memory
+    finetune_fold(
+        asked.job_of(run),
+        settled,
+        world,
+        test_split=f"test{run.fold}",
+        weights=run.weights,
+        start=begun,
+        **asked.more,
+    )
 
 
 def _check(plan: Plan, asked: _Asked, world: World) -> None:
@@ -232,6 +241,18 @@ def _check(plan: Plan, asked: _Asked, world: World) -> None:
             if choice == "auto" and weights_files.find(name) is None:
                 raise  # there are none
             print(f"[Warning] The runs of {name} will fail: {error}")
+
+
+def _compile_once_a_model(plan: Plan, asked: _Asked, world: World) -> None:
+    """Lets torch keep what it compiled of all models: beyond a few variants of one function it would compile no more.
+
+    A later run of the same model then takes what the first one has compiled.
+    """
+    compiling = asked.job["compile"]
+    if compiling in ("on", "graphs") or (compiling == "auto" and world.device.type == "cuda"):
+        import torch._dynamo.config as config  # seconds, and only here
+
+        config.recompile_limit = max(config.recompile_limit, _VARIANTS * len(plan.models))
 
 
 def _list(plan: Plan, asked: _Asked, stale_s: float) -> None:
