@@ -39,7 +39,7 @@ def states(plan: Plan) -> dict[Run, State]:
     for run, test in zip(
         [run for run in plan.runs if run.model == "resnet18"][:5], (0.5, 0.6, 0.7, 0.6, 0.5), strict=True
     ):
-        found[run] = done(test, seconds=100.0)
+        found[run] = done(test, seconds=100.0, images_per_s=90.0)
     own = [run for run in plan.runs if run.model == "twistnet18"]
     found[own[0]] = State(kind="running", holder=Holder.here(), epochs=25)
     found[own[1]] = State(kind="failed", error="it would not")
@@ -61,9 +61,9 @@ def test_runs_are_begun_fold_by_fold_and_lie_where_they_are_looked_for(plan: Pla
 
 def test_the_grid(plan: Plan, states: dict[Run, State]) -> None:
     assert table.grid(plan, states, 200, 50) == [
-        "fold         1  2 10   done     val     test",
-        "resnet18    ## ## #.    5/6   68.0%    58.0%",
-        "twistnet18  >. x. -.    0/6       -        -",
+        "fold         1  2 10   done     val     test   img/s",
+        "resnet18    ## ## #.    5/6   68.0%    58.0%      90",
+        "twistnet18  >. x. -.    0/6       -        -       -",
         "# done, > running, x failed, - has a checkpoint to go on from, . to come",
     ]
     assert max(map(len, table.grid(plan, states, 20, 50))) == 19

@@ -33,7 +33,7 @@ def grid(plan: Plan, states: Mapping[Run, State], width: int, height: int) -> li
     across = max(len(plan.seeds), max(len(str(fold)) for fold in plan.folds))
     names = max(len(name) for name in ("fold", *plan.models))
     head = " ".join(f"{fold:>{across}}" for fold in plan.folds)
-    lines = [f"{'fold':<{names}}  {head}   done     val     test"]
+    lines = [f"{'fold':<{names}}  {head}   done     val     test   img/s"]
     shown = plan.models[: max(1, height - 3)]
     for model in shown:
         cells = [
@@ -43,7 +43,7 @@ def grid(plan: Plan, states: Mapping[Run, State], width: int, height: int) -> li
         found = [states[plan.run(model, fold, seed)] for fold in plan.folds for seed in plan.seeds]
         done = f"{sum(state.kind == 'done' for state in found)}/{len(found)}"
         val, test = (_mean(found, name) for name in ("val_top1", "test_top1"))
-        lines.append(f"{model:<{names}}  {' '.join(cells)}  {done:>5}  {val:>6}  {test:>7}")
+        lines.append(f"{model:<{names}}  {' '.join(cells)}  {done:>5}  {val:>6}  {test:>7}  {_rate(found):>6}")
     if len(shown) < len(plan.models):
         lines.append(f"and {len(plan.models) - len(shown)} more models")
     used = [kind for kind in MARKS if any(state.kind == kind for state in states.values())]
@@ -106,6 +106,12 @@ def listing(states: Mapping[Run, State]) -> list[str]:
             }[state.kind]
         rows.append((str(run), state.kind, what))
     return _columns(rows, (str.ljust, str.ljust, str.ljust))
+
+
+def _rate(states: Sequence[State]) -> str:
+    """Images a second that were trained on, in the mean of the runs that say so."""
+    rates = [state.result["images_per_s"] for state in states if state.result and state.result.get("images_per_s")]
+    return f"{statistics.fmean(rates):.0f}" if rates else _NO_FIGURE
 
 
 def _values(states: Sequence[State], name: str) -> list[float]:
