@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from PIL import Image
 from training import call, pretrain
 
 from loaders.choosing import DECODERS
+from twistnet import reporting
 from twistnet.run_folder import RunFolder
 
 pytest_plugins = ("training",)
@@ -336,3 +338,22 @@ def test_what_a_kill_left_half_written_is_cleared(tree: Path, run: Path) -> None
     ]
     assert [start["step"] for start in starts] == [0, 8]
     assert all(start["env"]["packages"]["torch"] for start in starts)
+
+
+@pytest.mark.parametrize(("first_s", "share", "drawn"), [(30.0, 100, 1), (0.0, 0, 3), (0.0, 1e9, 2)])
+def test_short_epochs_do_not_spend_their_time_in_drawing(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first_s: float, share: float, drawn: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reporting, "_FIRST_DRAWN_S", first_s)
+    monkeypatch.setattr(reporting, "_DRAWN_SHARE", share)
+    drawings: list[int] = []
+
+    def draw(folder: RunFolder) -> None:
+        drawings.append(sum(row["kind"] == "epoch" for row in folder.rows()))
+        time.sleep(0.001)
+
+    monkeypatch.setattr(reporting, "draw_curves", draw)
+    assert pretrain(tree, "--epochs=3") == 0
+    assert len(drawings) == drawn
+    assert drawings[-1] == 3, "the last epoch is always drawn"

@@ -121,6 +121,15 @@ def test_what_is_started_again_goes_on_unless_the_user_says_from_where(
     assert words[words.index("imagenet") + 1 :] == resumes
 
 
+def test_a_sweep_is_one_process_that_always_goes_on(capfd: pytest.CaptureFixture[str]) -> None:
+    command = ("sweep", "--data_dir", "dtd", "--models", "resnet18,twistnet18", "--folds", "1-10")
+    words = shlex.split(printed(capfd, "local", command=command))
+    assert words[-len(command) :] == [*command]
+    for flags, processes in ((("--gpus=2",), 2), (("--nodes=4", "--gpus=0"), 4)):
+        assert launch("local", *flags, command=command) == 1
+        assert f"a sweep runs in one process, not in {processes}: launch it once" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [

@@ -55,6 +55,26 @@ def test_several_at_once_are_one_wish(number: signal.Signals, monkeypatch: pytes
         signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.usefixtures("_interruptible")
+def test_a_wish_goes_through_blocks_in_each_other() -> None:
+    """Between two runs it is for the next one, and at the end of one for what comes after it."""
+    with signals.noted() as outer:
+        with signals.noted() as inner:
+            pass
+        assert inner.signal == outer.signal == 0
+        send(signal.SIGTERM)
+        assert wait_for(outer) == signal.SIGTERM
+        with signals.noted() as inner:
+            assert inner.signal == signal.SIGTERM
+    with signals.noted() as outer:
+        with signals.noted() as inner:
+            send(signal.SIGUSR1)
+            assert wait_for(inner) == signal.SIGUSR1
+        assert outer.signal == signal.SIGUSR1
+    with signals.noted() as later:
+        assert later.signal == 0
+
+
 def test_other_threads_leave_the_handlers_alone() -> None:
     before, seen = signal.getsignal(signal.SIGTERM), []
 
@@ -80,7 +100,7 @@ from twistnet import signals
 signals.GRACE_S, signals._SAME_WISH_S = float(sys.argv[1]), float(sys.argv[2])
 lock = threading.Lock()
 lock.acquire()
-with signals.noted(lambda: "tidied up."):
+with signals.noted(lambda: "All is tidy."), signals.noted(lambda: "tidied up."):
     print("ready", flush=True)
     lock.acquire()
 """
@@ -104,4 +124,4 @@ def test_what_cannot_follow_is_ended(grace_s: float, sent: list[int], code: int,
         process.send_signal(number)
         time.sleep(0.4)
     _, said = process.communicate(timeout=60)
-    assert (process.returncode, said) == (code, f"Ended at once, {why}: tidied up.\n")
+    assert (process.returncode, said) == (code, f"Ended at once, {why}: tidied up. All is tidy.\n")

@@ -24,7 +24,9 @@ def draw_curves(folder: RunFolder) -> None:
         return
     per_epoch = epochs[-1]["step"] / epochs[-1]["epoch"]
     at, ends = [row["step"] / per_epoch for row in steps], [row["epoch"] for row in epochs]
-    figure = Figure(figsize=(11, 7), layout="constrained")
+    # Margins by number: a layout that finds them draws everything once more to do so.
+    figure = Figure(figsize=(11, 7))
+    figure.subplots_adjust(left=0.085, right=0.94, bottom=0.075, top=0.955, wspace=0.26, hspace=0.3)
     loss, accuracy, lr, speed = figure.subplots(2, 2).ravel()
     loss.plot(at, [row["loss"] for row in steps], linewidth=0.8, label="training")
     loss.plot(ends, [row["val_loss"] for row in epochs], marker=".", label="validation")

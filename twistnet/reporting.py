@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,8 @@ from twistnet.recipe import Recipe
 from twistnet.run_folder import RunFolder
 from twistnet.taking_part import TakingPart
 
+_FIRST_DRAWN_S = 30.0  # a shorter run has its curves drawn at its end alone
+_DRAWN_SHARE = 100  # of the time between two drawings, at most one part goes into a drawing
 BAD_SHOWN = 5  # of the images that were replaced since the last row
 
 
@@ -38,9 +41,12 @@ class Report:
     def __init__(self, folder: RunFolder, world: World, loader: Loader, setting: Setting) -> None:
         self._folder, self._world, self._loader, self._setting = folder, world, loader, setting
         self._bad_told = 0
+        self._epochs = 0
+        self._draw_from = time.monotonic() + _FIRST_DRAWN_S
 
     def hello(self, recipe: Recipe, job: Job, step: int, changed: list[str], progress: Progress) -> None:
         """Says what begins."""
+        self._epochs = recipe.epochs
         world, loader = self._world, self._loader
         progress.say(
             f"Training {recipe.model} on {loader.num_samples:,} images of {len(loader.classes)} classes: "
@@ -102,10 +108,18 @@ class Report:
         )
         if bound:
             progress.say(self._setting.line(seen))
+        if row["epoch"] == self._epochs or time.monotonic() >= self._draw_from:
+            self._draw(progress)
+
+    def _draw(self, progress: Progress) -> None:
+        """Draws the curves, and says when again: with epochs of a second a third of the time would go into pictures."""
+        began = time.monotonic()
         try:
             draw_curves(self._folder)
         except Exception as error:  # whatever a drawing package runs into is no reason to lose a run
             progress.say(f"[Warning] curves.png could not be drawn: {one_line(error)}")
+        ended = time.monotonic()
+        self._draw_from = ended + _DRAWN_SHARE * (ended - began)
 
     def _bad_images(self, progress: Progress) -> None:
         """Each rank of its own, which no other one has seen; new ones only."""

@@ -32,12 +32,18 @@ class Stopped(KeyboardInterrupt):
         self.code = 128 + number
 
 
+_inside: list[tuple[Noted, Callable[[], str]]] = []  # the blocks that the main thread is in, the outermost first
+
+
 @contextmanager
 def noted(leave: Callable[[], str] = lambda: "") -> Iterator[Noted]:
     """Notes the signals that come while the block runs, instead of ending the process.
 
     A second signal, or `GRACE_S` seconds after the first, ends the process with exit code 128 + number, even where the
     main thread is inside a library: a thread of its own sees signals.
+
+    Blocks may lie in each other. A signal that came to the outer one before is the inner one's too, and the other way
+    round: it may come between the last step of the one and the first of the other.
 
     Args:
         leave: called before the process is ended so, to tidy up; what it returns is printed.
@@ -46,11 +52,14 @@ def noted(leave: Callable[[], str] = lambda: "") -> Iterator[Noted]:
     if threading.current_thread() is not threading.main_thread():  # where Python lets nobody set handlers
         yield found
         return
+    outer = _inside[-1][0] if _inside else Noted()
+    found.signal, found.since = outer.signal, outer.since
+    _inside.append((found, leave))
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     before = {number: signal.signal(number, _go_on) for number in WISHES}
     descriptor = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-    watcher = threading.Thread(target=_watch, args=(ours, found, leave), name="signals", daemon=True)
+    watcher = threading.Thread(target=_watch, args=(ours, found), name="signals", daemon=True)
     watcher.start()
     try:
         yield found
@@ -61,18 +70,20 @@ def noted(leave: Callable[[], str] = lambda: "") -> Iterator[Noted]:
         theirs.close()
         watcher.join()
         ours.close()
+        _inside.pop()
+        outer.signal, outer.since = found.signal, found.since
 
 
 def _go_on(*_: object) -> None:
     """The handler: without one a signal would end the process, and never come to the watcher."""
 
 
-def _watch(ours: socket.socket, found: Noted, leave: Callable[[], str]) -> None:
+def _watch(ours: socket.socket, found: Noted) -> None:
     while True:
         try:
             numbers = ours.recv(64)
         except TimeoutError:
-            _end(found.signal, f"not at the end of a step {GRACE_S:.0f} s after the signal", leave)
+            _end(found.signal, f"not at the end of a step {GRACE_S:.0f} s after the signal")
         if not numbers:  # the block has ended
             return
         for number in numbers:
@@ -81,14 +92,15 @@ def _watch(ours: socket.socket, found: Noted, leave: Callable[[], str]) -> None:
             if not found.signal:
                 found.since, found.signal = time.monotonic(), number
             elif time.monotonic() - found.since > _SAME_WISH_S:
-                _end(number, "a second signal came", leave)
+                _end(number, "a second signal came")
         if found.signal:
             ours.settimeout(max(0.001, found.since + GRACE_S - time.monotonic()))
 
 
-def _end(number: int, why: str, leave: Callable[[], str]) -> None:
+def _end(number: int, why: str) -> None:
     try:
-        sys.stderr.write(f"Ended at once, {why}: {leave()}\n")
+        said = " ".join([leave() for _, leave in reversed(_inside)])
+        sys.stderr.write(f"Ended at once, {why}: {said}\n")
         sys.stderr.flush()
     finally:
         os._exit(128 + number)  # no exception reaches a main thread that is inside a library

@@ -27,6 +27,9 @@ COMMANDS = {
     ),
     "pretrain": Command("twistnet.commands.pretrain:pretrain", "Trains a model on ImageNet, or resumes its training"),
     "finetune": Command("twistnet.commands.finetune:finetune", "Fine-tunes a model on one fold of a smaller data set"),
+    "sweep": Command(
+        "twistnet.commands.sweep:sweep", "Fine-tunes models on all folds with several seeds, skipping what is done"
+    ),
     "report": Command("twistnet.commands.report:report", "Tables and figures of many fine-tuning runs"),
     "export": Command(
         "twistnet.commands.export:export", "Writes a run's model as a folder that timm loads, with a card"

@@ -15,11 +15,11 @@ from launch import kubernetes, local, skypilot, slurm
 from launch.plan import Launch, Plan
 from loaders import InputError
 from loaders.files import write_atomically
-from twistnet.arguments import UnknownFlag, UsageError, did_you_mean, parse, shown
+from twistnet.arguments import UnknownFlag, UsageError, did_you_mean, parameters_of, parse, shown
 from twistnet.cli import set_instead
 from twistnet.commands import COMMANDS
 
-TRAINING = ("pretrain", "finetune")
+TRAINING = ("pretrain", "finetune", "sweep")
 _TARGETS: dict[str, Callable[..., Launch]] = {
     "local": local.launch,
     "slurm": slurm.launch,
@@ -72,7 +72,7 @@ def launch(
         twistnet launch --target slurm --nodes 4 --gpus 8 -- pretrain --data_dir imagenet
 
     Args:
-        command: pretrain or finetune with its flags.
+        command: pretrain, finetune or, in one process, sweep with its flags.
         target: local is this machine, or one of several that are started by hand.
         nodes: machines.
         gpus: cards a machine, and processes; 0 is one process on the CPU.
@@ -102,6 +102,11 @@ def launch(
     """
     given = {key: value for key, value in locals().items() if value is not None and value is not False and value != ()}
     words = checked(command)
+    if words[0] == "sweep" and nodes * max(gpus, 1) > 1:
+        raise InputError(
+            f"a sweep runs in one process, not in {nodes * max(gpus, 1)}: launch it once for each card, or as a job "
+            "array; all of them share its runs."
+        )
     restarted = target != "local" or max_restarts > 0
     own = {key: given[key] for keys in _OWN.values() for key in keys if key in given}
     for key in own:
@@ -159,7 +164,8 @@ def checked(command: Sequence[str]) -> list[str]:
 def going_on(command: Sequence[str]) -> list[str]:
     """The command that goes on from its newest checkpoint, where it does not say from which."""
     name, *words = command
-    resumes = "resume" in parse(_function(name), words)
+    function = _function(name)
+    resumes = "resume" not in parameters_of(function) or "resume" in parse(function, words)  # a sweep always goes on
     return [*command] if resumes else [*command, "--resume", "auto"]
 
 
