@@ -177,11 +177,12 @@ def set_classifier(model: nn.Module, name: str, weight: Tensor, bias: Tensor) ->
         linear = [module for module in head.modules() if isinstance(module, nn.Linear)]
         norms = [module for module in head.modules() if isinstance(module, nn.BatchNorm1d)]
         known = sum(parameters(module) for module in (*linear, *norms))
-        fits = len(linear) == 1 and linear[0].weight.shape == weight.shape and linear[0].bias is not None
-        if not fits or known != parameters(head):
+        fits = all(layer.weight.shape == weight.shape and layer.bias is not None for layer in linear)
+        if not linear or not fits or known != parameters(head):
             raise InputError(f"model {name} has a classifier that is no linear layer: take --tune classifier.")
-        linear[0].weight.copy_(weight)
-        linear[0].bias.copy_(bias)
+        for layer in linear:
+            layer.weight.copy_(weight)
+            layer.bias.copy_(bias)
         for norm in norms:
             norm.reset_parameters()
             norm.running_var.fill_(1.0 - norm.eps)  # type: ignore[union-attr]

@@ -130,7 +130,9 @@ def pretrain(
     if isinstance(data_dir, Path) and is_dtd(data_dir):
         raise InputError(f"{data_dir} is DTD, which has ten folds: take twistnet finetune --fold 1.")
     if settled.tune != "all":
-        raise InputError(f"--set tune={settled.tune} is for trained weights: take twistnet finetune --tune {settled.tune}.")
+        raise InputError(
+            f"--set tune={settled.tune} is for trained weights: take twistnet finetune --tune {settled.tune}."
+        )
     publish_to = _publish_to(weights_dir, publish, begun.state if begun else None)
     job = Job(
         data_dir=data_dir,
