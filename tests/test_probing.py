@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
+import torch.multiprocessing
+from conftest import free_port
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
@@ -17,8 +20,10 @@ from training import finetune
 import twistnet
 from loaders import InputError, open_loader
 from loaders.augment import Augment
+from twistnet import distributed
 from twistnet.logistic import choose_l2, fit
-from twistnet.probing import set_classifier
+from twistnet.precision import Precision
+from twistnet.probing import features_of, set_classifier
 
 pytest_plugins = ("training",)
 
@@ -92,6 +97,32 @@ def test_a_classifier_that_is_not_linear_is_refused() -> None:
     model.fc = torch.nn.Sequential(torch.nn.Linear(512, 8), torch.nn.Linear(8, 5))
     with pytest.raises(InputError, match="no linear layer: take --tune classifier"):
         set_classifier(model, "resnet18", torch.zeros(5, 512), torch.zeros(5))
+
+
+def _features(rank: int, world_size: int, port: int, tree: Path, out: Path) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", num_classes=3)
+    with distributed.join("cpu") as world:
+        options = {"train": False, "size": 32, "augment": Augment(), "rank": rank, "world_size": world_size}
+        with open_loader(tree, "val", 4, num_threads=1, **options) as loader:
+            precision = Precision.choose(world.device, amp=False)
+            torch.save(features_of(model, loader, world, precision, flip_tta=True), out / f"{rank}.pt")
+
+
+def test_features_are_of_every_sample_once_on_any_number_of_ranks(tree: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", num_classes=3).eval()
+    with open_loader(tree, "val", 21, train=False, size=32, augment=Augment()) as loader, torch.no_grad():
+        batch = next(iter(loader.epoch(0)))
+        both = [model.forward_head(model.forward_features(x), True) for x in (batch.images, batch.images.flip(3))]
+    torch.multiprocessing.spawn(_features, (2, free_port(), tree, tmp_path), nprocs=2)
+    for rank in range(2):
+        features, labels = torch.load(tmp_path / f"{rank}.pt")
+        assert torch.equal(labels, batch.labels)
+        torch.testing.assert_close(features, (both[0] + both[1]) / 2, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.usefixtures("run")

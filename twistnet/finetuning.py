@@ -21,7 +21,7 @@ from twistnet.job import Job
 from twistnet.precision import Precision
 from twistnet.predictions import Predictions
 from twistnet.probing import probe
-from twistnet.recipe import Recipe
+from twistnet.recipe import Recipe, from_dict
 from twistnet.run_folder import RunFolder
 from twistnet.starting import Start
 from twistnet.train import train
@@ -165,7 +165,8 @@ def finetune_fold(
 def _has_ended(folder: RunFolder, recipe: Recipe, start: Start | None) -> bool:
     if recipe.tune != "probe":
         return start is not None and bool(start.state["epoch"] >= recipe.epochs)
-    if json.loads((folder.path / "recipe.json").read_text()) != recipe.to_dict():
+    before = from_dict(json.loads((folder.path / "recipe.json").read_text()))
+    if dataclasses.replace(before, batch_size=recipe.batch_size) != recipe:  # the batch changes nothing of a probe
         raise InputError(f"{folder.path} holds a probe with another recipe: choose another folder.")
     return True
 

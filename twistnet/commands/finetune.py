@@ -13,6 +13,7 @@ from twistnet import distributed
 from twistnet.arguments import Url
 from twistnet.datasets import FOLDS, Dataset
 from twistnet.finetuning import Result, finetune_fold
+from twistnet.fitting import settle
 from twistnet.job import Job
 from twistnet.resuming import AUTO, run_folder_of
 from twistnet.starting import settings, start
@@ -28,7 +29,7 @@ def finetune(
     fold: int | None = None,
     seed: int | None = None,
     epochs: int | None = None,
-    batch_size: int | None = None,
+    batch_size: int | Literal["auto"] | None = None,
     lr: float | None = None,
     run_dir: Path | None = None,
     resume: Path | None = None,
@@ -67,7 +68,7 @@ def finetune(
         fold: which of the data set's splits, from 1; 1 unless given.
         seed: of initialisation, order and augmentation.
         epochs: passes over the training images.
-        batch_size: images a process and backward pass.
+        batch_size: images a process and backward pass; auto takes the most that fit into memory.
         lr: peak learning rate at a total batch of 256.
         run_dir: the run's folder; runs/finetune unless given.
         resume: checkpoint or folder to go on from, with its own recipe; auto takes what is there, or begins.
@@ -114,7 +115,7 @@ def finetune(
             seed=seed,
             tune=tune,
             epochs=epochs,
-            batch_size=batch_size,
+            batch_size=None if batch_size == "auto" else batch_size,
             lr=lr,
             amp=amp,
             warmup_epochs=warmup_epochs,
@@ -158,6 +159,7 @@ def finetune(
         max_skips=max_skips,
     )
     with distributed.join(device) as world:
+        settled = settle(settled, job, world, auto=batch_size == "auto", start=begun)
         result = finetune_fold(
             job,
             settled,
