@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import timm
 import torch
 from torch import nn
@@ -85,7 +86,7 @@ def test_variants_are_what_their_names_say() -> None:
     for name, stages in twisted.items():
         found = {key[5] for key, _ in of(name).named_modules() if key.endswith(".mhstci")}
         assert found == set(stages), name
-    assert [of(name).layer3[0].mhstci.num_heads for name in ("h1", "h2", "h8", "s4".replace("s4", "s234"))] == [
+    assert [of(name).layer3[0].mhstci.num_heads for name in ("h1", "h2", "h8", "s234")] == [
         1,
         2,
         8,
@@ -110,13 +111,17 @@ def test_a_fixed_gate_does_not_move() -> None:
     assert model.layer3[0].mhstci.proj[0].weight.grad.abs().sum() > 0
 
 
-def test_swin_tiny_is_timms() -> None:
-    ours, timms = (timm.create_model(name, num_classes=3) for name in ("swin_tiny", "swin_tiny_patch4_window7_224"))
-    timms.load_state_dict(ours.state_dict())
-    assert (
-        timm.get_pretrained_cfg("swin_tiny").hf_hub_id
-        == timm.get_pretrained_cfg(timms.default_cfg["architecture"]).hf_hub_id
-    )
+def test_swin_tiny_is_timms(tmp_path: Path) -> None:
+    name = "swin_tiny_patch4_window7_224"
+    timms = timm.create_model(name)
+    file = tmp_path / "model.safetensors"
+    safetensors.torch.save_file(timms.state_dict(), file)
+    ours = timm.create_model("swin_tiny", pretrained=True, pretrained_cfg_overlay={"file": str(file)}).state_dict()
+    assert list(ours) == list(timms.state_dict())
+    assert all(torch.equal(value, ours[key]) for key, value in timms.state_dict().items())
+    cfgs = [timm.get_pretrained_cfg(each) for each in ("swin_tiny", name)]
+    assert cfgs[0].hf_hub_id == cfgs[1].hf_hub_id == f"timm/{name}.ms_in1k"
+    assert timm.create_model("swin_tiny", num_classes=3, img_size=96)(torch.zeros(1, 3, 96, 96)).shape == (1, 3)
 
 
 def test_the_command_lists_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -91,6 +91,12 @@ def test_a_run_that_has_ended_tells_its_result_again(dtd: Path, capsys: pytest.C
     assert {path.name: path.stat().st_mtime_ns for path in Path("runs/one").iterdir()} == before
     assert finetune(dtd, "--run_dir=runs/one", "--resume=auto", "--epochs=3") == 1, "another run"
     assert "epochs 3 differs from the 2" in capsys.readouterr().err
+    result = Path("runs/one/result.json")
+    told = json.loads(result.read_text())
+    result.write_text(json.dumps({"val_top1": told["val_top1"]}))  # as an earlier version had it, with less
+    assert finetune(dtd, "--run_dir=runs/one", "--resume=auto") == 0
+    again = json.loads(result.read_text())
+    assert {**again, "seconds": 0, "step_seconds": 0} == {**told, "seconds": 0, "step_seconds": 0}, "tested once more"
 
 
 def test_a_twistnets_gates_are_in_the_log(dtd: Path, tmp_path: Path) -> None:

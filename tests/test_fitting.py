@@ -133,6 +133,7 @@ def test_a_run_that_goes_on_keeps_its_batch(tmp_path: Path) -> None:
     job = Job(data_dir=tmp_path / "nowhere", run_dir=tmp_path, weights_name="w.pt")
     assert settle(small(), job, CPU, auto=True, start=Start(tmp_path, {})) == small()
     assert settle(small(), job, CPU, auto=False, start=None) == small()
+    assert settle(small(tune="probe"), job, CPU, auto=True, start=None) == small(tune="probe")
     with pytest.raises(InputError, match="nowhere"):
         settle(small(), job, CPU, auto=True, start=None)
 

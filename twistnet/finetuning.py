@@ -116,8 +116,8 @@ def finetune_fold(
     """
     begun = time.monotonic()
     folder = RunFolder(job.run_dir)
-    if folder.result.exists() and (resume or start is not None) and _has_ended(folder, recipe, start):
-        return Result(**json.loads(folder.result.read_text()))
+    if (resume or start is not None) and (told := _told(folder)) and _has_ended(folder, recipe, start):
+        return told
     if start is not None and start.state["epoch"] >= recipe.epochs and not folder.best.exists():
         raise InputError(f"the run has ended and {folder.best} is gone, which would be tested: start a new run.")
     # Opened before training, so that a missing list costs no epochs.
@@ -160,6 +160,14 @@ def finetune_fold(
     if world.is_main:  # the last file: who finds it finds all the others
         folder.write_json(folder.result.name, dataclasses.asdict(result))
     return result
+
+
+def _told(folder: RunFolder) -> Result | None:
+    """The result that the folder holds; None without one, or where an earlier version wrote less into it."""
+    if not folder.result.exists():
+        return None
+    values = json.loads(folder.result.read_text())
+    return Result(**values) if set(values) == {field.name for field in dataclasses.fields(Result)} else None
 
 
 def _has_ended(folder: RunFolder, recipe: Recipe, start: Start | None) -> bool:

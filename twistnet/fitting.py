@@ -47,9 +47,9 @@ class Fitted:
 def settle(recipe: Recipe, job: Job, world: World, *, auto: bool, start: Start | None) -> Recipe:
     """The recipe to train with: with the batch that fits where that is asked for and a run begins.
 
-    A run that goes on keeps its total batch, which its learning rate belongs to.
+    A run that goes on keeps its total batch, which its learning rate belongs to, and a probe takes no steps.
     """
-    return fitted(recipe, job, world) if auto and start is None else recipe
+    return fitted(recipe, job, world) if auto and start is None and recipe.tune != "probe" else recipe
 
 
 def fitted(recipe: Recipe, job: Job, world: World) -> Recipe:

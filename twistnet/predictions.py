@@ -33,7 +33,7 @@ class Predictions:
         """Adds a batch, without waiting for the device."""
         ids = batch.ids.to(logits.device, non_blocking=True)
         self._ids.append(ids.where(batch.valid, -1))
-        self._labels.append(batch.labels)
+        self._labels.append(batch.labels.clone())  # the loader may fill a batch's memory anew
         self._predicted.append(logits.argmax(dim=1))
         self._probabilities.append(logits.float().softmax(dim=1).half())
 

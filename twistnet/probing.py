@@ -139,7 +139,7 @@ def features_of(
             if flip_tta:
                 features = (features + _features(model, batch.images.flip(3))) / 2
         ids = batch.ids.to(features.device, non_blocking=True)
-        found.append((ids.where(batch.valid, -1), batch.labels, features.float()))
+        found.append((ids.where(batch.valid, -1), batch.labels.clone(), features.float()))
     ids, labels, features = (world.gather(torch.cat(parts)).flatten(0, 1) for parts in zip(*found, strict=True))
     order = ids.argsort()
     order = order[ids[order] >= 0]
