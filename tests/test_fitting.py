@@ -74,7 +74,7 @@ def test_a_cpus_memory_bounds_the_batch(
     assert "no more than the recipe's on a CPU; total batch 32, lr 0.05." in capsys.readouterr().out
     alone = World(rank=0, world_size=1, device=torch.device("cpu"))
     kept = [fitting._take_step(small(), 3, alone, size) for size in (4, 12)]
-    an_image = 2 * (kept[1] - kept[0]) / 8
+    an_image = (kept[1] - kept[0]) / 8
     for images, found in ((13, 12), (11, 8), (5, 4)):
         with_memory(monkeypatch, images * an_image / 0.9)
         assert fitted(small(), job, CPU).batch_size == found
@@ -103,22 +103,25 @@ def test_all_ranks_take_the_smallest(tree: Path, tmp_path: Path) -> None:
     torch.multiprocessing.spawn(_on_a_rank, (free_port(), tree, tmp_path), nprocs=2)
     found = {int((tmp_path / f"{rank}.txt").read_text()) for rank in range(2)}
     kept = [fitting._take_step(small(), 3, CPU, size) for size in (4, 12)]
-    an_image = 2 * (kept[1] - kept[0]) / 8
+    an_image = (kept[1] - kept[0]) / 8
     (batch_size,) = found
     assert batch_size < 16, "which the first rank would take"
     assert batch_size * an_image <= 0.9 * ROOM / 2 < 2 * batch_size * an_image
 
 
 def test_what_a_step_keeps_grows_with_its_images() -> None:
-    """Of a network whose activations are known: test_resnet's first convolution alone keeps 3 x 32 x 32 floats."""
-    four, eight, sixteen = (fitting._take_step(small(), 3, CPU, size) for size in (4, 8, 16))
-    assert sixteen - eight == 2 * (eight - four)
-    assert (eight - four) / 4 > 3 * 32 * 32 * 4
+    """And is not less than the largest outputs: of TwistNet-18's stem 64 x 16 x 16 floats for an image of 32 pixels."""
+    for tune in ("all", "classifier"):
+        ours = small(model="twistnet18", tune=tune)
+        four, eight, sixteen = (fitting._take_step(ours, 3, CPU, size) for size in (4, 8, 16))
+        assert sixteen - eight == 2 * (eight - four)
+        assert (eight - four) / 4 >= 3 * 64 * 16 * 16 * 4
+    assert (eight - four) / 4 < 4 * 64 * 16 * 16 * 4, "a frozen backbone keeps nothing for the backward pass"
 
 
 def test_the_rate_follows_the_batch(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    an_image = (fitting._take_step(small(), 3, CPU, 12) - fitting._take_step(small(), 3, CPU, 4)) / 4
+    an_image = (fitting._take_step(small(), 3, CPU, 12) - fitting._take_step(small(), 3, CPU, 4)) / 8
     with_memory(monkeypatch, 13 * an_image / 0.9)
     assert pretrain(tree, "--batch_size=auto", "--no_publish", "--set=weight_decay=0.01", "--lr=0.256") == 0
     stored = json.loads(Path("checkpoints/recipe.json").read_text())

@@ -10,9 +10,10 @@ import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from loaders import Batch, InputError
 from loaders.cores import usable_memory
@@ -27,8 +28,9 @@ from twistnet.step import TrainStep
 SHARE = 0.9  # of the memory that a step may take: what is left is for batches on their way, and validation
 _MOST = 4096  # images a rank and backward pass; beyond, none of the recipes has a rate
 _SMALL = 4, 12  # images of the two steps on a CPU
-# What a backward pass holds besides: the gradients of what it was kept for, and scratch memory.
-_BESIDES = 2.0
+# Of what a step holds: what is kept for the backward pass with as much of gradients and scratch memory, and what passes
+# through the largest of the layers, which is all of it where a backbone is frozen.
+_KEPT, _PASSING = 2, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +131,8 @@ def _on_card(recipe: Recipe, num_classes: int, world: World, smallest: int, most
 
 def _on_cpu(recipe: Recipe, num_classes: int, world: World, smallest: int, most: int) -> Fitted:
     alone = World(rank=0, world_size=1, device=world.device)
-    kept = [_take_step(recipe, num_classes, alone, size) for size in _SMALL]
-    an_image = max(1, int(_BESIDES * (kept[1] - kept[0]) / (_SMALL[1] - _SMALL[0])))
+    held = [_take_step(recipe, num_classes, alone, size) for size in _SMALL]
+    an_image = max(1, (held[1] - held[0]) // (_SMALL[1] - _SMALL[0]))
     # All ranks may be on one machine.
     available = SHARE * available_memory() / world.world_size
     bound = min(most, recipe.batch_size)
@@ -146,8 +148,14 @@ def _on_cpu(recipe: Recipe, num_classes: int, world: World, smallest: int, most:
 
 
 def _take_step(recipe: Recipe, num_classes: int, world: World, size: int) -> int:
-    """Takes one whole step with a batch of nothing; the bytes that it kept for its backward pass."""
+    """Takes one whole step with a batch of nothing; the bytes that it held at once, by what it kept and computed."""
     kept: dict[int, int] = {}
+    largest_output = 0
+
+    def look(_: nn.Module, __: Any, output: Any) -> None:
+        nonlocal largest_output
+        if isinstance(output, Tensor):
+            largest_output = max(largest_output, output.nbytes)
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -158,9 +166,11 @@ def _take_step(recipe: Recipe, num_classes: int, world: World, size: int) -> int
     step = TrainStep(model, recipe.with_changes(accumulate=1), world)
     step.start_training()
     batch = _batch(recipe, size, num_classes, world)
+    for module in model.modules():
+        module.register_forward_hook(look)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         step(batch, 0, 0.0, lambda *_: None)
-    return sum(kept.values())
+    return _KEPT * sum(kept.values()) + _PASSING * largest_output
 
 
 def _batch(recipe: Recipe, size: int, num_classes: int, world: World) -> Batch:
