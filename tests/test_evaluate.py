@@ -6,19 +6,22 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
 import torch.multiprocessing
 from conftest import free_port
 from PIL import Image
+from sklearn.metrics import balanced_accuracy_score, confusion_matrix
 
 import twistnet  # noqa: F401  registers the models
 from loaders import CropPolicy, open_loader, open_store
 from loaders.augment import IMAGENET_MEAN, IMAGENET_STD, Augment
 from twistnet import distributed
-from twistnet.evaluate import evaluate
+from twistnet.evaluate import Score, evaluate
 from twistnet.precision import Precision
+from twistnet.predictions import Predictions
 
 
 def make_model() -> torch.nn.Module:
@@ -40,9 +43,16 @@ def score(rank: int, world_size: int, port: int, tree: Path, out: Path) -> None:
         loader = open_loader(
             tree, "val", 4, train=False, size=64, augment=Augment(), rank=rank, world_size=world_size, num_threads=1
         )
-        got = evaluate(make_model(), loader, world, Precision.choose(world.device, amp=False))
+        predictions = Predictions(world)
+        precision = Precision.choose(world.device, amp=False)
+        got = evaluate(make_model(), loader, world, precision, note=predictions.note)
         loader.close()
-        (out / f"{rank}.json").write_text(json.dumps([got.samples, got.right, got.right5, got.loss]))
+        written = [got.samples, got.right, got.right5, got.loss, got.balanced, got.class_samples, got.class_right]
+        (out / f"{rank}.json").write_text(json.dumps(written))
+        if rank == 0:
+            predictions.write(out, loader.classes)
+        else:
+            predictions.gathered()
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +85,17 @@ def test_counts_do_not_depend_on_the_ranks(
     assert tuple(scores[0][:3]) == expected[:3]
     assert scores[0][3] == pytest.approx(expected[3], rel=1e-5)
     assert 0 < expected[1] < 21, "a score that could not be wrong would show nothing"
+    with np.load(tmp_path / "predictions.npz", allow_pickle=False) as file:
+        labels, predicted, ids = (file[name] for name in ("labels", "predicted", "ids"))
+    assert ids.tolist() == list(range(21)), "each sample once, whatever fills the ranks' last batches"
+    assert labels.tolist() == open_store(tree, "val").labels.tolist()
+    assert (labels == predicted).sum() == expected[1]
+    confusion = confusion_matrix(labels, predicted)
+    assert scores[0][4] == pytest.approx(balanced_accuracy_score(labels, predicted))
+    assert scores[0][5] == confusion.sum(axis=1).tolist()
+    assert scores[0][6] == confusion.diagonal().tolist()
+
+
+def test_balanced_accuracy_leaves_out_classes_without_samples() -> None:
+    score = Score(samples=12, right=7, right5=12, loss_sum=1.0, class_samples=(8, 4, 0), class_right=(6, 1, 0))
+    assert score.balanced == pytest.approx(balanced_accuracy_score([0] * 8 + [1] * 4, [0] * 6 + [1] * 3 + [0] * 3))

@@ -61,7 +61,7 @@ def test_the_size_that_a_model_cannot_take_is_named() -> None:
 @pytest.mark.parametrize("fold", [0, 11])
 def test_a_fold_that_dtd_does_not_have_is_refused(fold: int, dtd: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert finetune(dtd, f"--fold={fold}") == 1
-    assert f"--fold {fold} is none of DTD's: take 1 to 10." in capsys.readouterr().err
+    assert f"--fold {fold} is none of dtd's: take 1 to 10." in capsys.readouterr().err
 
 
 def test_pretraining_on_dtd_says_what_to_take(dtd: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import time
@@ -91,7 +92,11 @@ def test_every_tensor_of_the_authors_layout_loads(tmp_path: Path, kind: str) -> 
     # The attention's own fc layers too, which a search for "fc" would leave out.
     assert differing(model, clone(source)) == set()
     assert report == weights.LoadReport(
-        path=str(path), tensors=334, parameters=NUM_PARAMETERS, total_parameters=NUM_PARAMETERS
+        path=str(path),
+        tensors=334,
+        parameters=NUM_PARAMETERS,
+        total_parameters=NUM_PARAMETERS,
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
     )
 
 

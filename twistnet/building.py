@@ -21,6 +21,7 @@ from twistnet.distributed import World
 from twistnet.job import Job
 from twistnet.precision import Precision
 from twistnet.recipe import Recipe
+from twistnet.tuning import freeze_backbone
 
 
 def resumed_job(job: Job, checkpoint: Mapping[str, Any]) -> Job:
@@ -60,6 +61,16 @@ def open_split(job: Job, split: str, recipe: Recipe, world: World, *, train: boo
     )
 
 
+def refuse_larger_batch(recipe: Recipe, loader: Loader, split: str, world: World) -> None:
+    """Raises InputError where one step would take every image several times, and much memory for it."""
+    total, images = recipe.total_batch(world.world_size), loader.num_samples
+    if total > images * recipe.repeats:
+        raise InputError(
+            f"a total batch of {total:,} is more than the {images:,} images of {split}: lower --batch_size or the "
+            "number of processes."
+        )
+
+
 def check_model(name: str) -> None:
     """Raises InputError where timm knows no model of that name."""
     if not timm.is_model(name):
@@ -67,31 +78,47 @@ def check_model(name: str) -> None:
         raise InputError(f"model {name!r} is unknown to timm{near}")
 
 
+def create(name: str, num_classes: int, size: int | None, **options: Any) -> nn.Module:
+    """One of timm's models, initialised on the CPU.
+
+    Args:
+        name: timm's.
+        num_classes: outputs of its classifier.
+        size: side of all images in pixels, which models that are made for one size are built for; None: various.
+        options: others of its own.
+
+    Raises:
+        InputError: where it cannot be built so.
+    """
+    check_model(name)
+    options = {"num_classes": num_classes, **options}
+    cfg = timm.models.get_pretrained_cfg(name)
+    if cfg is not None and cfg.fixed_input_size and size is not None:
+        options["img_size"] = size
+    try:
+        model: nn.Module = timm.create_model(name, **options)
+    except Exception as error:  # each of a thousand models refuses in its own way
+        shown = ", ".join(f"{option}={value}" for option, value in options.items())
+        raise InputError(f"model {name} cannot be built with {shown} ({_line(error)}): choose others.") from error
+    return model
+
+
 def make_model(recipe: Recipe, num_classes: int, world: World) -> nn.Module:
-    """The recipe's model as its seed initialises it, channels_last on the device.
+    """The recipe's model as its seed initialises it, channels_last on the device, frozen as the recipe tunes it.
 
     Raises:
         InputError: where timm knows no such model, or it cannot be built or take images of the recipe's sizes.
     """
-    check_model(recipe.model)
-    options: dict[str, Any] = {"num_classes": num_classes}
-    if recipe.drop_path:  # not every model has it
-        options["drop_path_rate"] = recipe.drop_path
-    cfg = timm.models.get_pretrained_cfg(recipe.model)
-    if cfg is not None and cfg.fixed_input_size and recipe.start_size is None and recipe.size == recipe.eval_size:
-        options["img_size"] = recipe.size
+    one_size = recipe.start_size is None and recipe.size == recipe.eval_size
+    drop_path = {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}  # not every model has it
     torch.manual_seed(recipe.seed)
-    try:
-        model: nn.Module = timm.create_model(recipe.model, **options)
-    except Exception as error:  # each of a thousand models refuses in its own way
-        shown = ", ".join(f"{name}={value}" for name, value in options.items())
-        raise InputError(
-            f"model {recipe.model} cannot be built with {shown} ({_line(error)}): choose others."
-        ) from error
+    model = create(recipe.model, num_classes, recipe.size if one_size else None, **drop_path)
     sizes = {recipe.eval_size: "--set eval_size", recipe.start_size: "--set start_size", recipe.size: "--size"}
     for size, flag in sizes.items():
         if size is not None:
-            _try(model, recipe.model, size, flag)
+            try_size(model, recipe.model, size, flag)
+    if recipe.tune != "all":
+        freeze_backbone(model, recipe.model)
     if recipe.sync_batch_norm and world.world_size > 1:
         if world.device.type != "cuda":
             raise InputError("sync_batch_norm needs CUDA cards, which torch's is made for: set it to false.")
@@ -123,7 +150,8 @@ def explained(recipe: Recipe) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _try(model: nn.Module, name: str, size: int, flag: str) -> None:
+def try_size(model: nn.Module, name: str, size: int, flag: str) -> None:
+    """Raises InputError, which names the flag, where a model cannot take images of a size."""
     model.eval()
     try:
         model(torch.zeros(1, 3, size, size))

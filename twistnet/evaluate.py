@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from loaders import Loader
+from loaders import Batch, Loader
 from twistnet.distributed import World
-from twistnet.loss import mixed_cross_entropy, right_answers
+from twistnet.loss import class_counts, mixed_cross_entropy, right_answers
 from twistnet.precision import Precision
 
 
@@ -23,12 +23,16 @@ class Score:
         right: how many had their label first.
         right5: how many had it among the first five.
         loss_sum: cross-entropy, summed.
+        class_samples: how many of each class.
+        class_right: how many of each class had it first.
     """
 
     samples: int
     right: int
     right5: int
     loss_sum: float
+    class_samples: tuple[int, ...]
+    class_right: tuple[int, ...]
 
     @property
     def top1(self) -> float:
@@ -39,6 +43,12 @@ class Score:
     def top5(self) -> float:
         """Share right among the first five, 0 to 1."""
         return self.right5 / self.samples
+
+    @property
+    def balanced(self) -> float:
+        """Mean of the classes' own shares right, 0 to 1, over the classes that have samples."""
+        shares = [right / of for right, of in zip(self.class_right, self.class_samples, strict=True) if of]
+        return sum(shares) / len(shares)
 
     @property
     def loss(self) -> float:
@@ -54,18 +64,20 @@ def evaluate(
     precision: Precision,
     *,
     flip_tta: bool = False,
+    note: Callable[[Tensor, Batch], None] = lambda *_: None,
     after_batch: Callable[[], None] = lambda: None,
 ) -> Score:
     """Scores the model on every sample of the loader's split.
 
-    With `flip_tta` the logits are the mean of those of each image and of its mirror image. `after_batch` is called
-    after each, equally often on all ranks, and may raise to end it.
+    With `flip_tta` the logits are the mean of those of each image and of its mirror image. `note` is given the logits
+    (B, C) of each batch; `after_batch` is called after it, equally often on all ranks, and may raise to end it.
 
     Ranks score their slices with padding masked out, and the counts are summed, so that the score does not depend on
     how many ranks there are.
     """
     model.eval()
     sums = torch.zeros(4, dtype=torch.float64, device=world.device)
+    counts = torch.zeros(2, len(loader.classes), dtype=torch.float64, device=world.device)
     for batch in loader.epoch(0):
         with precision.autocast():
             logits = model(batch.images)
@@ -73,6 +85,16 @@ def evaluate(
                 logits = (logits + model(batch.images.flip(3))) / 2
         loss_sum = mixed_cross_entropy(logits, batch, 0.0) * len(logits)
         sums += torch.cat((batch.valid.sum()[None].double(), right_answers(logits, batch), loss_sum[None].double()))
+        counts += class_counts(logits, batch, len(loader.classes))
+        note(logits, batch)
         after_batch()
-    samples, right, right5, loss = world.sum(sums).tolist()
-    return Score(samples=round(samples), right=round(right), right5=round(right5), loss_sum=loss)
+    samples, right, right5, loss, *by_class = world.sum(torch.cat((sums, counts.flatten()))).tolist()
+    each = [round(count) for count in by_class]
+    return Score(
+        samples=round(samples),
+        right=round(right),
+        right5=round(right5),
+        loss_sum=loss,
+        class_samples=tuple(each[: len(loader.classes)]),
+        class_right=tuple(each[len(loader.classes) :]),
+    )

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 from torch import nn
 
-from loaders import InputError
-from loaders.layouts import find_layout
-from loaders.manifest import is_converted
+from loaders import InputError, Loader
 from twistnet.building import make_model, open_split
 from twistnet.checkpoints import load_checkpoint
+from twistnet.counting import parameters
 from twistnet.distributed import World
-from twistnet.evaluate import evaluate
+from twistnet.evaluate import Score, evaluate
 from twistnet.job import Job
 from twistnet.precision import Precision
-from twistnet.recipe import Recipe
+from twistnet.predictions import Predictions
+from twistnet.probing import probe
+from twistnet.recipe import Recipe, from_dict
 from twistnet.run_folder import RunFolder
 from twistnet.starting import Start
 from twistnet.train import train
@@ -29,20 +33,61 @@ class Result:
     """What fine-tuning came to, as result.json holds it.
 
     Attributes:
+        model: timm's name of it.
+        dataset: as --dataset names it.
+        fold: from 1.
+        seed: of the recipe.
+        recipe: its name.
+        tune: what was trained, as the recipe has it.
+        epochs: passes over the training split; 1 for a probe.
         val_top1: the best validation accuracy, 0 to 1.
         best_epoch: the epoch that it was reached after, from 1.
         test_top1: test accuracy of that epoch's weights, 0 to 1.
-        test_samples: images that it was measured on.
+        test_top5: likewise among the first five.
+        test_balanced: mean of the classes' own test accuracies, 0 to 1, over the classes that have test samples.
+        test_samples: images that they were measured on.
+        num_classes: that are told apart.
         weights: what training began from, a file or timm's model; None for random weights.
+        weights_sha256: of the file.
         images_per_s: trained on, over all ranks.
+        seconds: that this start took.
+        step_seconds: of these, in training steps and waiting for their batches.
+        parameters: of the model.
     """
 
+    model: str
+    dataset: str
+    fold: int
+    seed: int
+    recipe: str
+    tune: str
+    epochs: int
     val_top1: float
     best_epoch: int
     test_top1: float
+    test_top5: float
+    test_balanced: float
     test_samples: int
+    num_classes: int
     weights: str | None
+    weights_sha256: str | None
     images_per_s: float
+    seconds: float
+    step_seconds: float
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trained:
+    """A model to test, and what training it came to."""
+
+    model: nn.Module
+    epochs: int
+    val_top1: float
+    best_epoch: int
+    images_per_s: float
+    step_seconds: float
+    loaded: Mapping[str, Any] | None
 
 
 def finetune_fold(
@@ -50,52 +95,135 @@ def finetune_fold(
     recipe: Recipe,
     world: World,
     *,
-    test_split: str,
+    dataset: str,
+    fold: int,
     weights: str = "auto",
     start: Start | None = None,
+    resume: bool = False,
 ) -> Result:
-    """Trains on the job's splits and tests the best epoch's weights once.
+    """Trains on a fold, as the recipe tunes, and tests the best epoch's weights once.
 
     Args:
-        test_split: the split to test on.
+        job: with the fold's splits.
+        dataset: name of the data set, for the result.
+        fold: whose test split is tested on.
         weights: "auto", "none" or a file, as `twistnet.weights.auto_load` takes it.
         start: a checkpoint to go on from.
+        resume: whether a run that has ended here may be told of again; nothing is computed then.
 
     Raises:
         InputError: for data, weights or settings that cannot be used.
     """
-    data = job.data_dir if isinstance(job.data_dir, Path) and job.data_dir.is_dir() else None
-    if data and not is_converted(data) and find_layout(data) is None:
-        raise InputError(f"{job.data_dir} is no DTD folder: it must hold images/<class>/ and labels/train1.txt.")
-    best = RunFolder(job.run_dir).best
-    if start is not None and start.state["epoch"] >= recipe.epochs and not best.exists():
-        raise InputError(f"the run has ended and {best} is gone, which would be tested: start a new run.")
+    begun = time.monotonic()
+    folder = RunFolder(job.run_dir)
+    if (resume or start is not None) and (told := _told(folder)) and _has_ended(folder, recipe, start):
+        return told
+    if start is not None and start.state["epoch"] >= recipe.epochs and not folder.best.exists():
+        raise InputError(f"the run has ended and {folder.best} is gone, which would be tested: start a new run.")
     # Opened before training, so that a missing list costs no epochs.
-    test_loader = open_split(job, test_split, recipe, world, train=False)
+    test_loader = open_split(job, f"test{fold}", recipe, world, train=False)
 
     def prepare(model: nn.Module) -> LoadReport | None:
         return auto_load(model, recipe.model, weights, announce=print if world.is_main else _say_nothing)
 
-    outcome = train(job, recipe, world, start=start, prepare=prepare)
-    folder = RunFolder(job.run_dir)
-    model = make_model(recipe, len(test_loader.classes), world)
-    world.wait_for_all()  # until rank 0 has written best.pt
-    kept = load_checkpoint(folder.best)
-    model.load_state_dict(kept["ema"] or kept["model"])
-    precision = Precision.choose(world.device, recipe.amp)
-    score = evaluate(model, test_loader, world, precision, flip_tta=recipe.flip_tta)
-    test_loader.close()
+    try:
+        if recipe.tune == "probe":
+            trained = _probed(job, recipe, world, prepare)
+        else:
+            trained = _trained(job, recipe, world, prepare, start, len(test_loader.classes))
+        score = _test(trained.model, test_loader, recipe, world, folder)
+    finally:
+        test_loader.close()
+    loaded = trained.loaded or {}
     result = Result(
+        model=recipe.model,
+        dataset=dataset,
+        fold=fold,
+        seed=recipe.seed,
+        recipe=recipe.name,
+        tune=recipe.tune,
+        epochs=trained.epochs,
+        val_top1=trained.val_top1,
+        best_epoch=trained.best_epoch,
+        test_top1=score.top1,
+        test_top5=score.top5,
+        test_balanced=score.balanced,
+        test_samples=score.samples,
+        num_classes=len(test_loader.classes),
+        weights=loaded.get("path"),
+        weights_sha256=loaded.get("sha256"),
+        images_per_s=trained.images_per_s,
+        seconds=round(time.monotonic() - begun, 3),
+        step_seconds=round(trained.step_seconds, 3),
+        parameters=parameters(trained.model),
+    )
+    if world.is_main:  # the last file: who finds it finds all the others
+        folder.write_json(folder.result.name, dataclasses.asdict(result))
+    return result
+
+
+def _told(folder: RunFolder) -> Result | None:
+    """The result that the folder holds; None without one, or where an earlier version wrote less into it."""
+    if not folder.result.exists():
+        return None
+    values = json.loads(folder.result.read_text())
+    return Result(**values) if set(values) == {field.name for field in dataclasses.fields(Result)} else None
+
+
+def _has_ended(folder: RunFolder, recipe: Recipe, start: Start | None) -> bool:
+    if recipe.tune != "probe":
+        return start is not None and bool(start.state["epoch"] >= recipe.epochs)
+    before = from_dict(json.loads((folder.path / "recipe.json").read_text()))
+    if dataclasses.replace(before, batch_size=recipe.batch_size) != recipe:  # the batch changes nothing of a probe
+        raise InputError(f"{folder.path} holds a probe with another recipe: choose another folder.")
+    return True
+
+
+def _probed(job: Job, recipe: Recipe, world: World, prepare: Callable[[nn.Module], LoadReport | None]) -> _Trained:
+    RunFolder(job.run_dir).refuse_to_overwrite()
+    probed = probe(job, recipe, world, prepare)
+    return _Trained(
+        model=probed.model,
+        epochs=1,
+        val_top1=probed.val_top1,
+        best_epoch=1,
+        images_per_s=probed.images_per_s,
+        step_seconds=probed.step_seconds,
+        loaded=dataclasses.asdict(probed.loaded) if probed.loaded else None,
+    )
+
+
+def _trained(
+    job: Job,
+    recipe: Recipe,
+    world: World,
+    prepare: Callable[[nn.Module], LoadReport | None],
+    start: Start | None,
+    num_classes: int,
+) -> _Trained:
+    outcome = train(job, recipe, world, start=start, prepare=prepare)
+    model = make_model(recipe, num_classes, world)
+    world.wait_for_all()  # until rank 0 has written best.pt
+    kept = load_checkpoint(RunFolder(job.run_dir).best)
+    model.load_state_dict(kept["ema"] or kept["model"])
+    return _Trained(
+        model=model,
+        epochs=recipe.epochs,
         val_top1=outcome.best_top1,
         best_epoch=outcome.best_epoch,
-        test_top1=score.top1,
-        test_samples=score.samples,
-        weights=outcome.weights_from,
         images_per_s=outcome.images_per_s,
+        step_seconds=outcome.step_seconds,
+        loaded=outcome.weights_from,
     )
-    if world.is_main:
-        folder.write_json("result.json", dataclasses.asdict(result))
-    return result
+
+
+def _test(model: nn.Module, loader: Loader, recipe: Recipe, world: World, folder: RunFolder) -> Score:
+    """The one test, with what was predicted of every sample."""
+    predictions = Predictions(world)
+    precision = Precision.choose(world.device, recipe.amp)
+    score = evaluate(model, loader, world, precision, flip_tta=recipe.flip_tta, note=predictions.note)
+    predictions.write(folder.path, loader.classes)
+    return score
 
 
 def _say_nothing(_: str) -> None:

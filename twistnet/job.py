@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from loaders import InputError
 from loaders.kept import KeptPixels
@@ -86,13 +88,15 @@ class Outcome:
         best_epoch: the epoch that it was reached after, counted from 1.
         last: the score after the last epoch.
         images_per_s: trained on in the run's whole epochs, over all ranks and starts, validation left out.
+        step_seconds: that this start spent in training, from the wait for an epoch's first batch to its last step.
         weights: the final weights.
-        weights_from: what `prepare` loaded when the run began: a file, or timm's model; None: nothing.
+        weights_from: what `prepare` loaded when the run began, as `LoadReport` has it; None: nothing.
     """
 
     best_top1: float
     best_epoch: int
     last: Score
     images_per_s: float
+    step_seconds: float
     weights: Path
-    weights_from: str | None
+    weights_from: Mapping[str, Any] | None

@@ -68,8 +68,26 @@ def right_answers(logits: Tensor, batch: Batch) -> Tensor:
     Returns:
         (2,) float64: top-1 and top-5 counts.
     """
-    best = logits.topk(min(5, logits.shape[1]), dim=1).indices
+    best = _best(logits)
     own, mixed_in = best == batch.labels[:, None], best == batch.partner[:, None]
     weight = batch.weight.double()[:, None]
     hits = (weight * own + (1.0 - weight) * mixed_in) * batch.valid[:, None]
     return torch.stack((hits[:, 0].sum(), hits.sum()))
+
+
+def class_counts(logits: Tensor, batch: Batch, num_classes: int) -> Tensor:
+    """How many valid samples each class has, and how many of them have it first, by their own labels.
+
+    Returns:
+        (2, num_classes) float64.
+    """
+    counts = torch.zeros(2, num_classes, dtype=torch.float64, device=logits.device)
+    valid = batch.valid.double()
+    counts[0].index_add_(0, batch.labels, valid)
+    counts[1].index_add_(0, batch.labels, valid * (_best(logits)[:, 0] == batch.labels))
+    return counts
+
+
+def _best(logits: Tensor) -> Tensor:
+    """(B, 5) the likeliest classes, or all where there are fewer."""
+    return logits.topk(min(5, logits.shape[1]), dim=1).indices

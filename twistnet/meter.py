@@ -22,7 +22,11 @@ _STAGES = ("stage", "read", "decode", "buffer", "upload", "augment")
 
 
 class Meter:
-    """Loss, accuracy and speed of training since the last row, and since the epoch began."""
+    """Loss, accuracy and speed of training since the last row, and since the epoch began.
+
+    Attributes:
+        step_s: seconds of this start in steps and waiting for their batches, up to the last row.
+    """
 
     def __init__(self, world: World, loader: Loader) -> None:
         self._world, self._loader = world, loader
@@ -33,6 +37,7 @@ class Meter:
         self._used = self._epoch_used = _Used()
         self._epoch_images = 0.0
         self._total_s = self._total_images = 0.0
+        self.step_s = 0.0
 
     @property
     def images_per_s(self) -> float:
@@ -78,6 +83,7 @@ class Meter:
         self._epoch_images += sums[3]
         now, used = time.perf_counter(), _Used.now(self._loader)
         measured = _means(sums) | _speed(sums[3], now - self._since, (used - self._used).waited_s)
+        self.step_s += now - self._since
         self._since, self._used = now, used
         return measured
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,7 @@ __all__ = ["BasicBlock", "TwistBlock", "TwistNet"]  # register_model appends the
 
 WIDTHS = (64, 128, 256, 512)
 BLOCKS_PER_STAGE = 2
+Gate: TypeAlias = Literal["learned", "fixed", "none"]
 
 
 def _conv(in_channels: int, channels: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
@@ -69,7 +70,8 @@ class BasicBlock(nn.Module):
 class TwistBlock(BasicBlock):
     """A basic block that also adds gated second-order interactions of its hidden channels.
 
-    The gate is one scalar before the sigmoid; it starts at -2.0, so that the interactions enter at 12 %.
+    The gate is one scalar before the sigmoid; it starts at -2.0, so that the interactions enter at 12 %. A "fixed" one
+    is not learned, and with "none" the interactions enter whole.
     Shapes and arguments: as `BasicBlock`, then those of `MultiHeadSTCI`.
     """
 
@@ -83,14 +85,20 @@ class TwistBlock(BasicBlock):
         num_heads: int = 4,
         spiral: bool = True,
         ais: bool = True,
+        gate: Gate = "learned",
     ) -> None:
         super().__init__(in_channels, channels, stride=stride, drop_path=drop_path)
         self.mhstci = MultiHeadSTCI(channels, num_heads=num_heads, spiral=spiral, ais=ais)
-        self.gate = nn.Parameter(torch.tensor(-2.0))
+        start = torch.tensor(-2.0)
+        self.gate = None if gate == "none" else nn.Parameter(start, requires_grad=gate == "learned")
 
     def residual(self, h: Tensor) -> Tensor:
-        interaction: Tensor = self.mhstci(h, torch.sigmoid(self.gate))
+        interaction: Tensor = self.mhstci(h, self.openness())
         return super().residual(h) + interaction
+
+    def openness(self) -> Tensor | None:
+        """(), 0 to 1: the share at which the interactions enter; None without a gate."""
+        return None if self.gate is None else torch.sigmoid(self.gate)
 
 
 class TwistNet(nn.Module):
@@ -108,9 +116,10 @@ class TwistNet(nn.Module):
         num_heads: heads of each interaction, at least 1.
         spiral: False leaves the twist out (the paper's variant without spiral).
         ais: False leaves the attention over interaction channels out (the paper's variant without AIS).
+        gate: of the interactions, as `TwistBlock` has it.
 
     Raises:
-        InputError: a stage outside 1 to 4, or no head.
+        InputError: a stage outside 1 to 4, no head, or an unknown gate.
     """
 
     def __init__(
@@ -125,12 +134,15 @@ class TwistNet(nn.Module):
         num_heads: int = 4,
         spiral: bool = True,
         ais: bool = True,
+        gate: Gate = "learned",
     ) -> None:
         super().__init__()
         if not set(twist_stages) <= {1, 2, 3, 4}:
             raise InputError(f"twist_stages={tuple(twist_stages)} names a stage outside 1 to 4: choose among these.")
         if num_heads < 1:
             raise InputError(f"num_heads={num_heads} is below 1: use at least one head, or the model without twist.")
+        if gate not in get_args(Gate):
+            raise InputError(f"gate={gate!r} is unknown: choose one of {', '.join(get_args(Gate))}.")
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.drop_rate = drop_rate
@@ -149,7 +161,7 @@ class TwistNet(nn.Module):
                 stride = 2 if stage > 1 and block == 0 else 1
                 drop_path = drop_path_rate * ((stage - 1) * BLOCKS_PER_STAGE + block) / last_block
                 if stage in twist_stages:
-                    build = partial(TwistBlock, num_heads=num_heads, spiral=spiral, ais=ais)
+                    build = partial(TwistBlock, num_heads=num_heads, spiral=spiral, ais=ais, gate=gate)
                 else:
                     build = BasicBlock
                 blocks.append(build(in_channels, channels, stride=stride, drop_path=drop_path))
@@ -213,7 +225,8 @@ class TwistNet(nn.Module):
         return {name for name, _ in self.named_parameters() if name.endswith((".gate", ".twist.scale"))}
 
 
-def _cfg() -> dict[str, Any]:
+def default_cfg() -> dict[str, Any]:
+    """What timm is told of every variant."""
     return {
         "num_classes": 1000,
         "input_size": (3, 224, 224),
@@ -230,15 +243,20 @@ def _cfg() -> dict[str, Any]:
 
 default_cfgs = generate_default_cfgs(
     {
-        "twistnet18": _cfg(),
-        "twistnet18_no_spiral": _cfg(),
-        "twistnet18_no_ais": _cfg(),
-        "twistnet18_first_order": _cfg(),
+        "twistnet18": default_cfg(),
+        "twistnet18_no_spiral": default_cfg(),
+        "twistnet18_no_ais": default_cfg(),
+        "twistnet18_first_order": default_cfg(),
     }
 )
 
 
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> TwistNet:
+def create(variant: str, pretrained: bool, **kwargs: Any) -> TwistNet:
+    """A TwistNet by its name in timm, with the arguments that make it one.
+
+    Raises:
+        InputError: for pretrained weights, which nobody hosts.
+    """
     # timm passes both of these, set only where the caller brings a source of weights.
     has_source = kwargs.get("pretrained_cfg") or kwargs.get("pretrained_cfg_overlay")
     if pretrained and not has_source:
@@ -252,22 +270,22 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> TwistNet:
 
 def twistnet18(pretrained: bool = False, **kwargs: Any) -> TwistNet:
     """TwistNet-18 of arXiv 2602.07262: twist blocks in stages 3 and 4; 12,077,852 parameters at 1000 classes."""
-    return _create("twistnet18", pretrained, **kwargs)
+    return create("twistnet18", pretrained, **kwargs)
 
 
 def twistnet18_no_spiral(pretrained: bool = False, **kwargs: Any) -> TwistNet:
     """The paper's variant whose pairs are products of channels at the same position."""
-    return _create("twistnet18_no_spiral", pretrained, **{"spiral": False, **kwargs})
+    return create("twistnet18_no_spiral", pretrained, **{"spiral": False, **kwargs})
 
 
 def twistnet18_no_ais(pretrained: bool = False, **kwargs: Any) -> TwistNet:
     """The paper's variant without attention over the interaction channels."""
-    return _create("twistnet18_no_ais", pretrained, **{"ais": False, **kwargs})
+    return create("twistnet18_no_ais", pretrained, **{"ais": False, **kwargs})
 
 
 def twistnet18_first_order(pretrained: bool = False, **kwargs: Any) -> TwistNet:
     """The paper's variant without second-order interactions: the layout of a plain ResNet-18."""
-    return _create("twistnet18_first_order", pretrained, **{"twist_stages": (), **kwargs})
+    return create("twistnet18_first_order", pretrained, **{"twist_stages": (), **kwargs})
 
 
 for _entry in (twistnet18, twistnet18_no_spiral, twistnet18_no_ais, twistnet18_first_order):

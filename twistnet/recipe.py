@@ -15,6 +15,7 @@ from twistnet.arguments import did_you_mean
 OPTIMISERS = ("sgd", "lamb", "adamw")
 LOSSES = ("cross_entropy", "bce")
 SCHEDULES = ("cosine", "linear")
+TUNES = ("all", "classifier", "probe")
 _SIZE_STEP = 32  # of progressive size: what the model's strides divide
 
 
@@ -38,6 +39,10 @@ class Recipe:
         nesterov: whether SGD's momentum is Nesterov's.
         weight_decay: in SGD's gradient; of the weights themselves with the others.
         decay_norms_and_biases: whether parameters of one dimension are decayed too.
+        layer_decay: factor by which the learning rate shrinks from each layer to the one before, the classifier having
+            the whole, as timm groups a model's layers (Clark et al. 2020, "ELECTRA"); 0 and 1 are off.
+        tune: what trains: "all", or the "classifier" on a frozen backbone; "probe" fits a linear one to features of
+            the centre crops instead, without steps (`twistnet.probing`).
         clip_grad: largest norm of the gradient; None does not clip.
         loss: "cross_entropy", or "bce": a binary cross-entropy of every class, whose target is whether the mixed and
             smoothed label is above 0.2.
@@ -86,6 +91,8 @@ class Recipe:
     nesterov: bool = False
     weight_decay: float = 1e-4
     decay_norms_and_biases: bool = True
+    layer_decay: float = 0.0
+    tune: str = "all"
     clip_grad: float | None = None
     loss: str = "cross_entropy"
     label_smoothing: float = 0.1
@@ -125,8 +132,9 @@ class Recipe:
         for name in ("scale_min", "crop_pct"):
             if not 0 < getattr(self, name) <= 1:
                 raise InputError(f"{name} {getattr(self, name)} is impossible: take above 0, at most 1.")
-        if not 0 <= self.hflip <= 1:
-            raise InputError(f"hflip {self.hflip} is impossible: take 0 to 1.")
+        for name in ("hflip", "layer_decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} {getattr(self, name)} is impossible: take 0 to 1.")
         if self.mix_group < 2:
             raise InputError(f"mix_group {self.mix_group} is too small: take at least 2, since none mixes with itself.")
         for name in ("lr", "weight_decay", "warmup_epochs", "mixup_alpha", "cutmix_alpha"):
@@ -134,7 +142,8 @@ class Recipe:
                 raise InputError(f"{name} {getattr(self, name)} is negative: take 0 or more.")
         if self.shuffle == "none":
             raise InputError("shuffle 'none' would train on one class after the other: choose global or window.")
-        for name, known in (("optimiser", OPTIMISERS), ("loss", LOSSES), ("schedule", SCHEDULES)):
+        chosen = (("optimiser", OPTIMISERS), ("loss", LOSSES), ("schedule", SCHEDULES), ("tune", TUNES))
+        for name, known in chosen:
             if getattr(self, name) not in known:
                 raise InputError(f"{name} {getattr(self, name)!r} is unknown: choose one of {', '.join(known)}.")
         if self.nesterov and not self.momentum:

@@ -21,6 +21,7 @@ from twistnet.loss import training_loss
 from twistnet.precision import Precision
 from twistnet.recipe import Recipe, from_dict
 from twistnet.run_folder import RunFolder
+from twistnet.tuning import set_training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +97,8 @@ def replay(folder: Path, data_dir: Path, world: World, step: int | None = None, 
     model = make_model(recipe, len(loader.classes), world)
     model.load_state_dict(state["model"])
     batch = next(iter(loader.epoch(row["epoch"], row["place"], size=recipe.size_at(row["epoch"]))))
-    losses, norm, first_bad = _look(model.train(), batch, recipe, stored.batch_size, world.device)
+    set_training(model, recipe.tune != "all")
+    losses, norm, first_bad = _look(model, batch, recipe, stored.batch_size, world.device)
     return Replay(
         step=row["step"],
         checkpoint=path,

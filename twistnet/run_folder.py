@@ -1,6 +1,7 @@
 """A run is a folder that says all: what was asked for, what it ran on, what happened, and what came of it.
 
 recipe.json   env.json   log.jsonl   checkpoints   <model>_<data>.pt   .safetensors   curves.png
+result.json   predictions.npz   of fine-tuning
 """
 
 from __future__ import annotations
@@ -67,8 +68,15 @@ class RunFolder:
         """A JSON object a line."""
         return self.path / "log.jsonl"
 
+    @property
+    def result(self) -> Path:
+        """What fine-tuning came to; the last file that it writes."""
+        return self.path / "result.json"
+
     def refuse_to_overwrite(self) -> None:
-        """Raises InputError where the folder holds a run that has come to a checkpoint."""
+        """Raises InputError where the folder holds a run that has come to a checkpoint, or a probe."""
+        if self.result.exists() and not self.latest.exists():
+            raise InputError(f"{self.path} holds a probe already ({self.result.name}): choose another folder.")
         if self.latest.exists():
             raise InputError(
                 f"{self.path} holds a run already ({self.latest.name}): go on with --resume {self.latest}, or choose "

@@ -22,10 +22,11 @@ from loaders.errors import one_line
 from loaders.philox import Purpose, bits
 from twistnet.distributed import World
 from twistnet.loss import training_loss
-from twistnet.optimiser import make_optimiser
+from twistnet.optimiser import make_optimiser, set_lr
 from twistnet.precision import Precision
 from twistnet.recipe import Recipe
 from twistnet.skipping import Skipping
+from twistnet.tuning import set_training
 
 Compile: TypeAlias = Literal["auto", "off", "on", "graphs"]
 Count: TypeAlias = Callable[[Tensor, Tensor, Batch], None]
@@ -90,6 +91,10 @@ class TrainStep:
         """What is evaluated and kept: the moving average where there is one, else the model."""
         return self.model if self.ema is None else cast(nn.Module, self.ema.module)
 
+    def start_training(self) -> None:
+        """To be called before an epoch's steps: puts into training what the recipe trains."""
+        set_training(self.parallel, self.recipe.tune != "all")
+
     def compiles(self, size: int) -> bool:
         """Whether a first step on images of this side is still to come, which compiles the model."""
         return self._compiling != "off" and size not in self.compile_s
@@ -124,8 +129,7 @@ class TrainStep:
         self.compile_s[size] = time.perf_counter() - start
 
     def _step(self, batch: Batch, step: int, lr: float, count: Count) -> None:
-        for group in self.optimiser.param_groups:
-            group["lr"] = lr
+        set_lr(self.optimiser, lr)
         # Stochastic depth draws from torch's generator: seeded by the step, it has no state to save.
         words = bits(self.recipe.seed, step, np.array([self.world.rank]), Purpose.MODEL, 2)[0]
         torch.manual_seed(int(words[0]) << 32 | int(words[1]))

@@ -23,10 +23,11 @@ from twistnet import signals, taking_part
 from twistnet.advice import Setting
 from twistnet.agreement import Agreement
 from twistnet.buffers import average_buffers, gather_buffers, set_buffers
-from twistnet.building import explained, make_model, open_split, resumed_job
+from twistnet.building import explained, make_model, open_split, refuse_larger_batch, resumed_job
 from twistnet.checkpoints import BEST, LATEST, Checkpoints, epoch_name
 from twistnet.distributed import World
 from twistnet.evaluate import Score, evaluate
+from twistnet.gates import gates
 from twistnet.job import Job, Outcome
 from twistnet.meter import Meter
 from twistnet.precision import use_fast_kernels
@@ -94,7 +95,7 @@ class _Run:
         refuse_different_starts(start.state if start else None, world, job.run_dir)
         self.train_loader = open_split(job, job.train_split, recipe, world, train=True)
         self.val_loader = open_split(job, job.val_split, recipe, world, train=False)
-        self._refuse_larger_batch()
+        refuse_larger_batch(recipe, self.train_loader, job.train_split, world)
         use_fast_kernels(world.device)
         self.model = make_model(recipe, len(self.train_loader.classes), world)
         loaded = prepare(self.model) if start is None else None
@@ -127,15 +128,6 @@ class _Run:
         if self.checkpoints is not None:
             self.checkpoints.close()
         self.folder.release()
-
-    def _refuse_larger_batch(self) -> None:
-        """Raises InputError where one step would take every image several times, and much memory for it."""
-        total, images = self.recipe.total_batch(self.world.world_size), self.train_loader.num_samples
-        if total > images * self.recipe.repeats:
-            raise InputError(
-                f"a total batch of {total:,} is more than the {images:,} images of {self.job.train_split}: lower "
-                "--batch_size or the number of processes."
-            )
 
     @property
     def step(self) -> int:
@@ -186,13 +178,14 @@ class _Run:
             best_epoch=self.best_epoch,
             last=score,
             images_per_s=self.meter.images_per_s,
+            step_seconds=self.meter.step_s,
             weights=weights,
-            weights_from=self.weights_from["path"] if self.weights_from else None,
+            weights_from=self.weights_from,
         )
 
     def _run_epoch(self, progress: Progress) -> Score:
         progress.describe(f"epoch {self.epoch + 1}/{self.recipe.epochs}")
-        self.train_step.parallel.train()
+        self.train_step.start_training()
         self.meter.start()
         self.logged = self.step_in_epoch
         if self.step_in_epoch < self.steps_per_epoch:  # else the run was stopped in validation
@@ -292,8 +285,8 @@ class _Run:
         if better:
             self.best_top1, self.best_epoch = score.top1, self.epoch
         if self.world.is_main:
-            row = {"step": self.step, "epoch": self.epoch, "lr": self._lr(self.step - 1)}
-            self.report.epoch(row | measured | {"stages": stages}, score, seen, progress)
+            row = {"step": self.step, "epoch": self.epoch, "lr": self._lr(self.step - 1)} | measured
+            self.report.epoch(row | {"stages": stages} | gates(self.train_step.scored), score, seen, progress)
         kept = self.job.keep_every > 0 and self.epoch % self.job.keep_every == 0
         self._save(buffers, *([BEST] if better else []), *([epoch_name(self.epoch)] if kept else []))
 

@@ -6,6 +6,8 @@ Files may be somebody else's: nothing in them is executed.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +41,7 @@ class LoadReport:
         parameters: how many of the model's parameters they set.
         total_parameters: how many parameters the model has.
         skipped: classifier tensors left out, because file and model differ there (other classes, or none).
+        sha256: of the file; None for timm's.
     """
 
     path: str
@@ -46,6 +49,7 @@ class LoadReport:
     parameters: int
     total_parameters: int
     skipped: tuple[str, ...] = ()
+    sha256: str | None = None
 
     @property
     def share(self) -> float:
@@ -76,7 +80,8 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> LoadReport:
         InputError: there is no such file, it cannot be read, or a tensor outside the classifier is missing, unknown
             or of another shape. The model is unchanged then.
     """
-    return _load_state(model, _read(Path(path)), str(path))
+    report = _load_state(model, _read(Path(path)), str(path))
+    return dataclasses.replace(report, sha256=hashlib.sha256(Path(path).read_bytes()).hexdigest())
 
 
 def find(model_name: str, start: Path | None = None) -> Path | None:

@@ -22,6 +22,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "doctor": Command("twistnet.commands.doctor:doctor", "Says what is installed, what this machine has and lacks"),
     "show": Command("twistnet.commands.show:show", "Prints a recipe with all its values"),
+    "models": Command("twistnet.commands.models:models", "Lists models with their parameters and FLOPs, counted"),
     "augment show": Command(
         "twistnet.commands.augment:show", "Draws every operation, and a batch as the model sees it"
     ),

@@ -102,7 +102,7 @@ def demo(*, out: Path = Path("demo"), epochs: int | None = None, seed: int = 0, 
                 workers=workers,
                 log_every=5,
             )
-            result = finetune_fold(job, tuning, world, test_split="test1", weights=weights)
+            result = finetune_fold(job, tuning, world, dataset="dtd", fold=1, weights=weights)
             rows.append(
                 Row(
                     what=f"textures {what}, test",

@@ -12,29 +12,30 @@ from loaders.choosing import DecoderName, StoreName
 from loaders.kept import kept_pixels
 from twistnet import distributed
 from twistnet.arguments import Url
+from twistnet.datasets import Dataset, check_dataset, check_fold
 from twistnet.finetuning import Result, finetune_fold
+from twistnet.fitting import fit_batch
 from twistnet.job import Job
 from twistnet.resuming import AUTO, run_folder_of
 from twistnet.starting import settings, start
 from twistnet.step import Compile
 
-DTD_FOLDS = 10
-
 
 def finetune(
     *,
     data_dir: Url | Path,
-    dataset: Literal["dtd"] = "dtd",
+    dataset: Dataset = "dtd",
     recipe: str | None = None,
     model: str | None = None,
     fold: int | None = None,
     seed: int | None = None,
     epochs: int | None = None,
-    batch_size: int | None = None,
+    batch_size: int | Literal["auto"] | None = None,
     lr: float | None = None,
     run_dir: Path | None = None,
     resume: Path | None = None,
     weights: str | None = None,
+    tune: Literal["all", "classifier", "probe"] | None = None,
     amp: bool | None = None,
     workers: int | None = None,
     warmup_epochs: int | None = None,
@@ -62,18 +63,19 @@ def finetune(
     """Fine-tunes a model on one fold, choosing the epoch on its validation list and testing once.
 
     Args:
-        data_dir: DTD's folder, with images/ and labels/, or a converted DTD's; with --stage also its URL.
-        dataset: whose layout and folds data_dir has.
+        data_dir: the data set's folder as downloaded, or a converted one's; with --stage also its URL.
+        dataset: whose layout and folds data_dir has; folder is one with a folder for each class.
         recipe: dtd, dtd_scratch or demo_dtd; dtd unless given.
         model: a model that timm knows; twistnet18 in the recipes.
         fold: which of the data set's splits, from 1; 1 unless given.
         seed: of initialisation, order and augmentation.
         epochs: passes over the training images.
-        batch_size: images a process and backward pass.
+        batch_size: images a process and backward pass; auto splits the recipe's so that it fits into memory.
         lr: peak learning rate at a total batch of 256.
         run_dir: the run's folder; runs/finetune unless given.
         resume: checkpoint or folder to go on from, with its own recipe; auto takes what is there, or begins.
         weights: auto looks in weights/, none starts from random weights, otherwise a file; auto unless given.
+        tune: all of the model, the classifier on a frozen backbone, or a linear probe of its features.
         amp: mixed precision: bfloat16, or float16 where the card has none; cards with bfloat16 use it unless --no_amp.
         workers: decoding threads a process; the usable cores unless given.
         warmup_epochs: epochs of linear warm-up.
@@ -115,8 +117,9 @@ def finetune(
             set,
             model=model,
             seed=seed,
+            tune=tune,
             epochs=epochs,
-            batch_size=batch_size,
+            batch_size=None if batch_size == "auto" else batch_size,
             lr=lr,
             amp=amp,
             warmup_epochs=warmup_epochs,
@@ -135,8 +138,8 @@ def finetune(
             raise InputError(f"--fold {fold} is not that of {begun.path}, which trains on {trained_on}: leave it out.")
         fold = int(trained_on.removeprefix("train"))
     fold = 1 if fold is None else fold
-    if not 1 <= fold <= DTD_FOLDS:
-        raise InputError(f"--fold {fold} is none of DTD's: take 1 to {DTD_FOLDS}.")
+    check_fold(dataset, fold, "--fold")
+    check_dataset(dataset, data_dir)
     job = Job(
         data_dir=data_dir,
         train_split=f"train{fold}",
@@ -160,7 +163,17 @@ def finetune(
         max_skips=max_skips,
     )
     with distributed.join(device) as world:
-        result = finetune_fold(job, settled, world, test_split=f"test{fold}", weights=weights or "auto", start=begun)
+        settled = fit_batch(settled, job, world, auto=batch_size == "auto", start=begun)
+        result = finetune_fold(
+            job,
+            settled,
+            world,
+            dataset=dataset,
+            fold=fold,
+            weights=weights or "auto",
+            start=begun,
+            resume=resume is not None,
+        )
         if world.is_main:
             _report(result, folder)
 
@@ -168,5 +181,6 @@ def finetune(
 def _report(result: Result, folder: Path) -> None:
     print(
         f"Best val_acc {result.val_top1:.2%} after epoch {result.best_epoch}; "
-        f"test_acc of that epoch {result.test_top1:.2%}; run folder {folder}."
+        f"test_acc of that epoch {result.test_top1:.2%}, class-balanced {result.test_balanced:.2%}; "
+        f"run folder {folder}."
     )

@@ -16,6 +16,7 @@ from loaders.files import existing_parent, write_atomically
 from loaders.layouts import LAYOUTS, find_layout
 from twistnet import distributed
 from twistnet.arguments import Url
+from twistnet.fitting import fit_batch
 from twistnet.job import Job, Outcome
 from twistnet.resuming import run_folder_of
 from twistnet.starting import settings, start
@@ -30,7 +31,7 @@ def pretrain(
     recipe: str | None = None,
     model: str | None = None,
     epochs: int | None = None,
-    batch_size: int | None = None,
+    batch_size: int | Literal["auto"] | None = None,
     lr: float | None = None,
     checkpoint_dir: Path | None = None,
     resume: Path | None = None,
@@ -71,7 +72,7 @@ def pretrain(
         recipe: as twistnet show names them; guide unless given.
         model: a model that timm knows; twistnet18 in the recipes.
         epochs: passes over the training images.
-        batch_size: images a process and backward pass.
+        batch_size: images a process and backward pass; auto splits the recipe's so that it fits into memory.
         lr: peak learning rate at a total batch of 256.
         checkpoint_dir: the run's folder; checkpoints unless given.
         resume: checkpoint or folder to go on from, with its own recipe; auto takes what is there, or begins.
@@ -115,7 +116,7 @@ def pretrain(
             set,
             model=model,
             epochs=epochs,
-            batch_size=batch_size,
+            batch_size=None if batch_size == "auto" else batch_size,
             lr=lr,
             amp=amp,
             accumulate=accumulate,
@@ -131,6 +132,10 @@ def pretrain(
     if layout and layout is not LAYOUTS["folder"]:
         raise InputError(
             f"{data_dir} is {layout.title}, which has folds: take twistnet finetune --dataset {layout.name} --fold 1."
+        )
+    if settled.tune != "all":
+        raise InputError(
+            f"--set tune={settled.tune} is for trained weights: take twistnet finetune --tune {settled.tune}."
         )
     publish_to = _publish_to(weights_dir, publish, begun.state if begun else None)
     job = Job(
@@ -154,6 +159,7 @@ def pretrain(
         max_skips=max_skips,
     )
     with distributed.join(device) as world:
+        settled = fit_batch(settled, job, world, auto=batch_size == "auto", start=begun)
         outcome = train(job, settled, world, start=begun)
         if world.is_main:
             _report(outcome, run_dir)

@@ -13,13 +13,16 @@ from typing import Any
 from launch.ranks import Ranks
 from loaders import InputError, open_store
 from loaders.kept import kept_pixels
+from loaders.layouts import LAYOUTS
 from twistnet import distributed, recipes
 from twistnet import weights as weights_files
 from twistnet.arguments import Url
 from twistnet.building import check_model, make_model, open_split
-from twistnet.commands.finetune import DTD_FOLDS, finetune
+from twistnet.commands.finetune import finetune
+from twistnet.datasets import check_dataset, check_fold
 from twistnet.distributed import World
 from twistnet.finetuning import finetune_fold
+from twistnet.fitting import fit_batch
 from twistnet.job import Job
 from twistnet.recipe import Recipe
 from twistnet.resuming import AUTO
@@ -78,10 +81,11 @@ def sweep(
         )
     if stale_minutes < _LEAST_STALE_MINUTES:
         raise InputError(f"--stale_minutes {stale_minutes:g} is too short: take at least {_LEAST_STALE_MINUTES:g}.")
-    folds = folds or tuple(range(1, DTD_FOLDS + 1))
+    dataset = shared["dataset"]
+    folds = folds or tuple(range(1, LAYOUTS[dataset].folds + 1))
     for fold in folds:
-        if not 1 <= fold <= DTD_FOLDS:
-            raise InputError(f"--folds has {fold}, which is none of DTD's: take 1 to {DTD_FOLDS}.")
+        check_fold(dataset, fold, "--folds")
+    check_dataset(dataset, shared["data_dir"])
     for model in models:
         check_model(model)
     plan = Plan(run_dir=run_dir, models=models, folds=folds, seeds=seeds, weights=weights_of(models, weights))
@@ -131,7 +135,7 @@ class _Asked:
         recipe_name: as given.
         changes: fields of the recipe.
         job: fields of the job, with one memory of decoded images for all runs.
-        more: what `finetune_fold` takes beside them.
+        fits: whether each run's batch is to be one that fits into memory.
     """
 
     data_dir: str | Path
@@ -139,7 +143,7 @@ class _Asked:
     recipe_name: str | None
     changes: Mapping[str, Any]
     job: Mapping[str, Any]
-    more: Mapping[str, Any]
+    fits: bool
 
     @classmethod
     def of(cls, plan: Plan, shared: Mapping[str, Any]) -> _Asked:
@@ -152,6 +156,8 @@ class _Asked:
         data_dir, dataset, recipe_name = given.pop("data_dir"), given.pop("dataset"), given.pop("recipe")
         given.pop("device")
         told, kept = given.pop("set"), kept_pixels(given.pop("keep_gb"))
+        fits = given["batch_size"] == "auto"
+        given["batch_size"] = None if fits else given["batch_size"]
         fields, jobs = ({field.name for field in dataclasses.fields(kind)} for kind in (Recipe, Job))
         of_recipe = {name: value for name, value in given.items() if name in fields}
         # The two that a sweep varies, so that --set refuses them.
@@ -162,7 +168,7 @@ class _Asked:
             recipe_name=recipe_name,
             changes={k: value for k, value in changes.items() if value is not None and k not in ("model", "seed")},
             job={name: value for name, value in given.items() if name in jobs and name not in fields} | {"kept": kept},
-            more={name: value for name, value in given.items() if name not in jobs and name not in fields},
+            fits=fits,
         )
 
     def recipe(self, run: Run) -> Recipe:
@@ -187,7 +193,7 @@ class _Asked:
             "data_dir": str(self.data_dir),
             "dataset": self.dataset,
             "recipe": self.recipe_name or _DEFAULT_RECIPE,
-            "changes": {**self.changes, **{name: value for name, value in self.more.items() if value is not None}},
+            "changes": {**self.changes, **({"batch_size": "auto"} if self.fits else {})},
             "weights": dict(plan.weights),
         }
 
@@ -205,14 +211,16 @@ def _execute(run: Run, asked: _Asked, world: World, ranks: Ranks) -> None:
         seed=run.seed,
         **asked.changes,
     )
+    job = asked.job_of(run)
     finetune_fold(
-        asked.job_of(run),
-        settled,
+        job,
+        fit_batch(settled, job, world, auto=asked.fits, start=begun),
         world,
-        test_split=f"test{run.fold}",
+        dataset=asked.dataset,
+        fold=run.fold,
         weights=run.weights,
         start=begun,
-        **asked.more,
+        resume=True,
     )
 
 
