@@ -17,10 +17,10 @@ from loaders.kept import KeptPixels
 from loaders.loader import BatchLoader, Plan
 from loaders.manifest import Manifest, is_converted
 from loaders.order import Order
-from loaders.staged import open_staged, refuse_url
+from loaders.staged import Staged, open_staged, refuse_url
 from loaders.subset import open_named
 from loaders.tree import open_tree
-from loaders.types import Loader, Store
+from loaders.types import Decoder, Loader, Store
 
 
 def open_store(path: str | Path, split: str, store: str = "auto") -> Store:
@@ -67,14 +67,14 @@ def find_store(path: str | Path, split: str, store: str = "auto") -> tuple[Store
 
 
 def open_loader(
-    path: str | Path,
+    path: str | Path | Store,
     split: str,
     batch_size: int,
     *,
     train: bool,
     size: int = 224,
     store: str = "auto",
-    decoder: str = "auto",
+    decoder: str | Decoder = "auto",
     augment: Augment | None = None,
     device: str | torch.device = "cpu",
     seed: int = 0,
@@ -95,9 +95,9 @@ def open_loader(
 
     Args:
         path: a folder `<split>/<class>/<image>`, or one of `loaders.layouts`; a converted set's folder; a `.beton`
-            file; or, with `stage`, the URL of a converted set, as s3://bucket/set.
+            file; or, with `stage`, the URL of a converted set, as s3://bucket/set; or a store of one's own.
         split: "train", "val", ...; of a data set with folds "train1", "val1", "test1", "train2", ...; as `open_store`
-            says for a `.beton` file.
+            says for a `.beton` file. One's own store is a split already.
         batch_size: samples of a batch on this rank.
         train: shuffled order, random resized crops and flips; otherwise the set's order and central crops.
         size: side of the images in pixels; `Loader.epoch` may be asked for another.
@@ -105,7 +105,7 @@ def open_loader(
         decoder: "native", "ffcv", "reference", "dali", "dali+native", "device" or "auto". Native, reference and
             device give the same pixels: auto takes native where it was built, and device crops raw pixels on `device`.
             ffcv gives FFCV's, and auto takes it where `crops` resize by area. dali decodes on `device`; where both are
-            named, native takes a part of each batch.
+            named, native takes a part of each batch. Or a decoder of one's own, which is closed with the loader.
         augment: what happens on the device; None gives uint8 (B, size, size, 3), cropped and flipped only.
         device: where the batches end.
         seed: of order and draws, 0 to 2**64 - 1.
@@ -149,11 +149,10 @@ def open_loader(
     crops = crops or CropPolicy()
     if augment:
         augment.check_batch_size(batch_size)
-    chosen = choose_decoder(decoder, crops.interpolation, where)
+    chosen = choose_decoder(decoder, crops.interpolation, where) if isinstance(decoder, str) else Choice(decoder.name)
     if stage_bytes is not None and stage is None:
         raise InputError(f"stage_bytes {stage_bytes} bounds a staging folder: name it with stage, or leave it out.")
-    staged = open_staged(path, split, Path(stage), store=store, bound=stage_bytes, verify=verify) if stage else None
-    found, form = (staged.store, Choice("shards", f"staged in {stage}")) if staged else find_store(path, split, store)
+    found, form, staged = _find(path, split, store, stage, stage_bytes, verify)
     if verify and not found.has_checksums:
         raise InputError("there are no checksums to verify: name the folder of a converted set, or leave verify out.")
     order = Order(
@@ -166,7 +165,7 @@ def open_loader(
     if staged:
         staged.staging.follow(order, staged.shard_of, rank, world_size)
     choice = f"store {form}, decoder {chosen}, {threads} {'thread' if threads == 1 else 'threads'}"
-    if kept is not None and not keeps_pixels(chosen.name):
+    if kept is not None and not (isinstance(decoder, str) and keeps_pixels(chosen.name)):
         choice += f"; decoded images are not kept, as {chosen.name} makes pixels of its own"
         kept = None
     elif kept is not None:
@@ -174,7 +173,9 @@ def open_loader(
     plan = Plan(
         store=found,
         staging=staged.staging if staged else None,
-        decoder=make_decoder(chosen.name, crops.interpolation, threads, where, found),
+        decoder=make_decoder(chosen.name, crops.interpolation, threads, where, found)
+        if isinstance(decoder, str)
+        else decoder,
         order=order,
         crops=crops,
         augment=augment,
@@ -190,6 +191,20 @@ def open_loader(
         choice=choice,
     )
     return BatchLoader(plan, num_threads=threads, look_ahead=look_ahead)
+
+
+def _find(
+    path: str | Path | Store, split: str, store: str, stage: str | Path | None, stage_bytes: int | None, verify: bool
+) -> tuple[Store, Choice, Staged | None]:
+    """The store, what it is, and what stages it."""
+    if not isinstance(path, (str, Path)):
+        if store != "auto" or stage is not None:
+            raise InputError(f"{type(path).__name__} is a store of your own: leave out store and stage.")
+        return path, Choice(type(path).__name__), None
+    if stage is None:
+        return *find_store(path, split, store), None
+    staged = open_staged(path, split, Path(stage), store=store, bound=stage_bytes, verify=verify)
+    return staged.store, Choice("shards", f"staged in {stage}"), staged
 
 
 def _check_named(path: Path, split: str) -> None:

@@ -89,8 +89,10 @@ def command_lines() -> list[str]:
 @pytest.mark.parametrize("line", command_lines())
 def test_the_commands_shown_are_accepted(line: str) -> None:
     _, *words = line.split()
+    program = "python -m bench" if words[0] == "bench" else "twistnet"
+    words = words[1:] if words[0] == "bench" else words
     name = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else words[0]
-    assert parse(function_of(name), words[len(name.split()) :])
+    assert parse(function_of(name, program), words[len(name.split()) :])
 
 
 def test_there_are_commands_to_check() -> None:

@@ -137,8 +137,8 @@ def test_runs_lie_in_their_folders_and_are_summed_up(
     [
         (["--data_dir=nowhere"], "nowhere does not exist: check --data_dir"),
         (["--models=test_resnet,resnet19"], "model 'resnet19' is unknown to timm: did you mean resnet1"),
-        (["--folds=1-11"], "--folds has 11, which is none of DTD's: take 1 to 10."),
-        (["--folds=1-3"], "split 'train3' has no list"),
+        (["--folds=1-11"], "--folds 11 is none of dtd's: take 1 to 10."),
+        (["--folds=1-3"], "has no split 'train3'"),
         (["--weights=test_resnet=nowhere.pt"], "there is no weights file nowhere.pt for test_resnet"),
         (["--weights=auto", "--models=twistnet18"], "There is no weights/twistnet18_imagenet.pt and timm's"),
         (["--seeds=1,1"], "--seeds gives 1 twice"),
