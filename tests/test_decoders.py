@@ -189,6 +189,14 @@ def test_a_store_that_is_not_there_is_refused(tree: Path, store: str, message: s
         open_store(tree, "train", store)
 
 
+def test_a_store_of_ones_own_has_no_form_to_choose(tree: Path) -> None:
+    store = open_store(tree, "train")
+    with open_loader(store, "train", 4, train=False) as loader:
+        assert loader.store == "TreeStore"
+    with pytest.raises(InputError, match="TreeStore is a store of your own: leave out store and stage"):
+        open_loader(store, "train", 4, train=False, store="tree")
+
+
 def test_a_tree_is_not_found_in_a_converted_set(shards_set: Path) -> None:
     with pytest.raises(InputError, match="no tree: take store"):
         open_store(shards_set, "train", "tree")
