@@ -18,6 +18,8 @@ from conftest import free_port
 from launches import COMMAND, HOSTILE, Fakes, launch
 from training import TINY
 
+from twistnet.__main__ import main
+
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMA = json.loads((ROOT / "tests/data/trainjob_v1alpha1.json").read_text())["schema"]
 KUBERNETES = ("kubernetes", "--nodes=2", "--gpus=8", "--image=lab/twistnet:1")
@@ -42,6 +44,14 @@ def file_of(capfd: pytest.CaptureFixture[str], target: str, *flags: str, command
     head, text = printed(capfd, target, *flags, command=command).split(":\n\n", 1)
     assert head.endswith(".yaml")
     return yaml.safe_load(text.rpartition("\n\n")[0])
+
+
+def test_forgotten_hyphens_are_what_is_wrong(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["launch", "--target", "local", "pretrain", "--data_dir", "d"]) == 2
+    assert capfd.readouterr().err == (
+        "twistnet launch: 'pretrain' has no place here: what goes to COMMAND follows --, so write -- pretrain. See "
+        "twistnet launch --help.\n"
+    )
 
 
 @pytest.mark.parametrize(
