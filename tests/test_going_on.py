@@ -120,14 +120,16 @@ def test_force_changes_what_it_may(
     assert go_on(tree, resume, "--epochs=2") == 1
     assert "leave it out, pass --force to go on with it, or start a new run." in capsys.readouterr().err
     assert go_on(fewer, resume) == 1
-    assert "pass --force to go on with these, or start a new run." in capsys.readouterr().err
+    refused = capsys.readouterr().err
+    assert "the checkpoint has another number of training images (51) than this run (50): resume on the same" in refused
+    assert "pass --force to go on with these, or start a new run." in refused
     assert go_on(tree, resume, "--force", "--model=resnet18") == 1
     assert "was trained with: leave it out, or start a new run." in capsys.readouterr().err
 
     assert go_on(fewer, resume, "--force", "--epochs=2", "--lr=0.05") == 0
     printed = capsys.readouterr().out
     assert "Forced to go on with epochs 2 instead of 1, lr 0.05 instead of" in printed
-    assert "samples 50 instead of 51" in printed
+    assert "number of training images 50 instead of 51" in printed
     rows = [json.loads(line) for line in Path("checkpoints/log.jsonl").read_text().splitlines()]
     starts = [row for row in rows if row["kind"] == "start"]
     assert "changed" not in starts[0]
