@@ -162,14 +162,14 @@ def test_resuming_on_other_data_is_refused(
     other = shutil.copytree(tree, tmp_path / "other")
     (other / "train" / "cat" / "cat_3.JPEG").unlink()
     assert resume(other, f"--resume={run / 'latest.pt'}") == 1
-    assert "the checkpoint's samples (51) is not this run's (50)" in capsys.readouterr().err
+    assert "the checkpoint has another number of training images (51) than this run (50)" in capsys.readouterr().err
     (other / "train" / "cat" / "another.JPEG").write_bytes((other / "train" / "cat" / "cat_4.JPEG").read_bytes())
     assert resume(other, f"--resume={run / 'latest.pt'}") == 1
-    assert "the checkpoint's fingerprint (" in capsys.readouterr().err
+    assert "the checkpoint has another fingerprint of the training images (" in capsys.readouterr().err
     fewer = shutil.copytree(tree, tmp_path / "fewer")
     (fewer / "val" / "cat" / "cat_3.JPEG").unlink()
     assert resume(fewer, f"--resume={run / 'latest.pt'}") == 1
-    assert "the checkpoint's val_fingerprint (" in capsys.readouterr().err
+    assert "the checkpoint has another fingerprint of the validation images (" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("log_every", [1, 3, 50])

@@ -60,9 +60,9 @@ def test_three_of_four_ranks_go_on_where_the_batch_divides() -> None:
             "3 ranks cannot share a total batch of 256 in groups of 8 that are mixed: take 1, 2, 4, 8, 16",
         ),
         (64, (None, None), "64 ranks cannot share a total batch of 256"),
-        (2, (48, None), "2 ranks of batch size 48 and 2 accumulated batches make no total batch of 256"),
+        (2, (48, None), "2 ranks of batch size 48 and accumulate 2 cannot make the total batch of 256"),
         (2, (None, 0), "accumulate 0 is too small"),
-        (2, (64, 4), "make no total batch of 256"),
+        (1, (48, 1), "^1 rank of batch size 48 and accumulate 1 cannot make the total batch of 256 that"),
     ],
 )
 def test_what_cannot_be_shared_is_refused(ranks: int, given: tuple[int | None, int | None], message: str) -> None:
