@@ -163,16 +163,17 @@ class _Run:
         if self.world.is_main:
             self.checkpoints = Checkpoints(self.folder.path, progress.say, rotate=self.rotate)
         try:
-            with signals.noted(self._leave) as self.stopping:
+            with signals.noted(self._leave, tells=self.world.is_main) as self.stopping:
                 while self.epoch < self.recipe.epochs:
                     with explained(self.recipe):
                         score = self._run_epoch(progress)
                 self.watchdog.at("the last checkpoint")
                 # A run that was finished already is scored once more, and its weights are written again.
+                self.stopping.waits_for = "the last checkpoint"
                 score = score or self._score(progress)
                 self.agreed.close()
                 if self.checkpoints is not None:
-                    self.checkpoints.finish(_AT_THE_END_S)
+                    self.checkpoints.finish(_AT_THE_END_S, self.stopping)
         finally:
             self.profile.close()
             progress.close()
