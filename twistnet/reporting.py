@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from loaders import Loader
@@ -22,6 +23,7 @@ from twistnet.recipe import Recipe
 from twistnet.run_folder import RunFolder
 from twistnet.taking_part import TakingPart
 
+_SPANS_SHOWN = 8
 BAD_SHOWN = 5  # of the images that were replaced since the last row
 
 
@@ -90,6 +92,17 @@ class Report:
                 progress.note(f"loss {known['loss']:.3f}")
         self._bad_images(progress)
 
+    def bad_steps(self, steps: Sequence[int], epoch: int, steps_per_epoch: int, job: Job) -> None:
+        """Notes steps of an epoch that were skipped, all counted from 0 here and from 1 in the file."""
+        if not self._world.is_main:
+            return
+        data_dir = job.data_dir.absolute() if isinstance(job.data_dir, Path) else job.data_dir
+        where = {"data_dir": str(data_dir), "stage": str(job.stage.absolute()) if job.stage else None}
+        for step in steps:
+            place = step - epoch * steps_per_epoch
+            counts = {"step": step + 1, "epoch": epoch + 1, "place": place + 1}
+            self._folder.append_bad_step(counts | {"ids": self._loader.ids(epoch, place).tolist()} | where)
+
     def epoch(self, row: Mapping[str, Any], score: Score, seen: Seen, progress: Progress) -> None:
         """An epoch and its validation, and what bound it."""
         validation = {"val_loss": score.loss, "val_top1": score.top1, "val_top5": score.top5}
@@ -118,6 +131,18 @@ class Report:
 def counted(count: int, what: str) -> str:
     """A number and its noun, "1 step" or "2 steps"."""
     return f"{count} {what}{'s' * (count != 1)}"
+
+
+def spans(numbers: Iterable[int]) -> str:
+    """Numbers in their order, those that follow each other joined: "4, 44 to 54"; the last eight such."""
+    found: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if found and number == found[-1][1] + 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    shown = [str(first) if first == last else f"{first} to {last}" for first, last in found[-_SPANS_SHOWN:]]
+    return ("..., " if len(found) > _SPANS_SHOWN else "") + ", ".join(shown)
 
 
 def _is_nan(value: Any) -> bool:
