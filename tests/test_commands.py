@@ -121,7 +121,7 @@ def test_epoch_lines_and_log_agree(run: Path, tree: Path, capsys: pytest.Capture
         (["--resume=."], ". holds no checkpoint of a run: name a folder with a latest.pt, or pass auto"),
         (["--resume=checkpoints/latest.pt", "--lr=0.7"], "lr 0.7 differs from the "),
         (["--resume=checkpoints/latest.pt", "--recipe=guide"], "recipe guide differs from the demo"),
-        (["--resume=checkpoints/latest.pt", "--batch_size=12"], "no total batch of 16"),
+        (["--resume=checkpoints/latest.pt", "--batch_size=12"], "cannot make the total batch of 16"),
         (["--resume=checkpoints/latest.pt", "--checkpoint_dir=other"], "--checkpoint_dir other is not the folder"),
         (["--checkpoint_dir=new", "--recipe=guide", "--batch_size=12"], "mixing needs a multiple of 8: take 8"),
         (["--checkpoint_dir=new", "--model=twistnet19"], "twistnet19"),

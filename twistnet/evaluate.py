@@ -65,6 +65,7 @@ def evaluate(
     how many ranks there are.
     """
     model.eval()
+    world.watchdog.at("scoring")
     sums = torch.zeros(4, dtype=torch.float64, device=world.device)
     for batch in loader.epoch(0):
         with precision.autocast():
@@ -73,6 +74,7 @@ def evaluate(
                 logits = (logits + model(batch.images.flip(3))) / 2
         loss_sum = mixed_cross_entropy(logits, batch, 0.0) * len(logits)
         sums += torch.cat((batch.valid.sum()[None].double(), right_answers(logits, batch), loss_sum[None].double()))
+        world.watchdog.at("scoring")
         after_batch()
     samples, right, right5, loss = world.sum(sums).tolist()
     return Score(samples=round(samples), right=round(right), right5=round(right5), loss_sum=loss)

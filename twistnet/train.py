@@ -40,7 +40,6 @@ from twistnet.sameness import changed_data, data_of, refuse_different_starts
 from twistnet.schedule import lr_at
 from twistnet.starting import Start
 from twistnet.step import TrainStep
-from twistnet.watchdog import Watchdog
 from twistnet.weights import LoadReport, save
 
 _AT_THE_END_S = 300.0  # that the last checkpoint may take, with what is tried again
@@ -87,7 +86,8 @@ class _Run:
         prepare: Callable[[nn.Module], LoadReport | None],
     ) -> None:
         self.job, self.recipe, self.world = job, recipe, world
-        self.folder = RunFolder(job.run_dir)
+        self.folder, self.watchdog = RunFolder(job.run_dir), world.watchdog
+        self.watchdog.at("opening the data")
         if start is None:
             self.folder.refuse_to_overwrite()
         else:
@@ -111,7 +111,6 @@ class _Run:
         self.changed = self._restore(start) if start else []
         self.agreed = Agreement(world)
         self.taking_part = taking_part.measure(world, sum(parameter.numel() for parameter in self.model.parameters()))
-        self.watchdog = Watchdog(self.folder.path, world.rank, 60 * job.hang_minutes)
         self.saved_at = time.monotonic()
         self.checkpoints: Checkpoints | None = None
         world.wait_for_all()  # before rank 0 writes into a folder that another rank may still be looking into
@@ -124,7 +123,6 @@ class _Run:
 
     def close(self) -> None:
         """Ends what runs beside, and lets other processes write into the folder."""
-        self.watchdog.close()
         if self.checkpoints is not None:
             self.checkpoints.close()
         self.folder.release()
@@ -145,7 +143,7 @@ class _Run:
 
     def run(self) -> Outcome:
         """Trains to the end."""
-        self.watchdog.start()
+        self.watchdog.at("the start")
         score = None
         images = self.train_loader.num_samples
         done = self.epoch * images + self._images_before(self.step_in_epoch)
@@ -232,12 +230,11 @@ class _Run:
 
     def _score(self, progress: Progress) -> Score:
         """On the validation split, with batch norm's statistics averaged over the ranks."""
-        self.watchdog.at("validation")
+        self.watchdog.at("scoring")
         step, stopping = self.train_step, self.epoch < self.recipe.epochs
         buffers = average_buffers(step.models, self.world)
 
         def after_batch() -> None:
-            self.watchdog.at("validation")
             if stopping:
                 self._stop_if_asked(progress, buffers)
 

@@ -154,7 +154,7 @@ def finetune(
         hang_minutes=hang_minutes,
         max_skips=max_skips,
     )
-    with distributed.join(device) as world:
+    with distributed.join(device, job.watchdog()) as world:
         result = finetune_fold(job, settled, world, test_split=f"test{fold}", weights=weights or "auto", start=begun)
         if world.is_main:
             _report(result, folder)

@@ -150,7 +150,7 @@ def pretrain(
         hang_minutes=hang_minutes,
         max_skips=max_skips,
     )
-    with distributed.join(device) as world:
+    with distributed.join(device, job.watchdog()) as world:
         outcome = train(job, settled, world, start=begun)
         if world.is_main:
             _report(outcome, run_dir)
