@@ -76,6 +76,7 @@ class Checkpoints:
         """
         with self._changed:
             self._raise_defect()
+            self._end = None
             buffers = self._spare.pop() if self._spare else []
         snapshot = _Snapshot.of({"format": FORMAT, **state}, buffers)
         with self._changed:
@@ -86,7 +87,7 @@ class Checkpoints:
             self._changed.notify_all()
 
     def finish(self, within_s: float, stopping: Noted | None = None) -> None:
-        """Returns once everything is written; training has come to its end.
+        """Returns once everything is written; until `save` is called again, training has come to its end.
 
         Args:
             within_s: what that may take in seconds.
