@@ -145,6 +145,11 @@ def test_what_is_started_again_goes_on_unless_the_user_says_from_where(
         (SKYPILOT, "sky is not on this machine's PATH, but twistnet.sky.yaml is written"),
         (("kubernetes",), "--target kubernetes needs --image"),
         (("kubernetes", "--image=a", "--namespace=a b"), "--namespace 'a b' cannot be written"),
+        (
+            ("kubernetes", "--image=a", "--memory=200GB"),
+            "--memory '200GB' is no quantity of Kubernetes': write a number",
+        ),
+        (("kubernetes", "--image=a", "--mounts=/a=ImageNet"), "--mounts /a=ImageNet names no claim: Kubernetes' names"),
         (("skypilot",), "--gpus 1 have no name: add --accelerator"),
     ],
 )
@@ -307,6 +312,20 @@ def test_kubernetes_replaces_nothing_in_the_users_words(capfd: pytest.CaptureFix
     theirs = words[words.index("twistnet") + 1 :]
     assert not any(re.search(r"(?<!\$)(\$\$)*\$\(", word) for word in theirs)
     assert [word.replace("$$", "$") for word in theirs] == [*command, "--resume", "auto"]
+
+
+@pytest.mark.parametrize("engine", [KUBERNETES, SKYPILOT])
+def test_folders_outside_the_mounts_are_noted(engine: tuple[str, ...], capfd: pytest.CaptureFixture[str]) -> None:
+    data = "[Note] --data_dir {} is in none of --mounts: it has to be there already where the job runs."
+    lost = "[Note] --{} {} is in none of --mounts: the checkpoints are lost with the machines."
+    for command, expected in (
+        (("pretrain", "--data_dir=/data/set", "--checkpoint_dir=/runs/1"), []),
+        (("pretrain", "--data_dir=/database", "--checkpoint_dir=/runs/1"), [data.format("/database")]),
+        (("pretrain", "--data_dir=/data"), [lost.format("checkpoint_dir", "checkpoints")]),
+        (("finetune", "--data_dir", "s3://a/b", "--run-dir", "/r"), [lost.format("run_dir", "/r")]),
+    ):
+        assert launch(*engine, "--dry_run", "--mounts=/data=imagenet,/runs=runs", command=command) == 0
+        assert [line for line in capfd.readouterr().err.splitlines() if "[Note]" in line] == expected
 
 
 def test_the_sky_task_is_the_plan(capfd: pytest.CaptureFixture[str]) -> None:
