@@ -6,6 +6,7 @@ puts variables written as $(NAME) into the words of the command.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import yaml
 
 from launch.plan import Launch, Plan, headline, one_word
 
+_CLAIM = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")  # RFC 1123
+_MEMORY = re.compile(r"[0-9]+(\.[0-9]+)?([kMGTPE]|[KMGTPE]i)?")
 _GRACE_S = 60  # from SIGTERM to SIGKILL; a run saves within 25, Kubernetes gives 30
 _ENDPOINT = "$(PET_MASTER_ADDR):$(PET_MASTER_PORT)"
 _NODE = "node"  # what the runtime calls its job, and the container in it
@@ -45,12 +48,22 @@ def launch(
         raise ValueError("--target kubernetes needs --image, a container image that has twistnet installed: name one.")
     if cpus_per_gpu is not None and cpus_per_gpu < 1:
         raise ValueError(f"--cpus_per_gpu {cpus_per_gpu} is below 1: give 1 or more, or leave it out.")
+    if memory is not None and not _MEMORY.fullmatch(memory):
+        raise ValueError(
+            f"--memory {memory!r} is no quantity of Kubernetes': write a number and Mi, Gi or Ti, as 200Gi."
+        )
+    for path, claim in plan.mounts.items():
+        if not _CLAIM.fullmatch(claim):
+            raise ValueError(
+                f"--mounts {path}={claim} names no claim: Kubernetes' names are of lower-case letters, digits, hyphens "
+                "and dots."
+            )
     file = file or Path(f"{plan.name}.trainjob.yaml")
     argv = ["kubectl", "apply", "--filename", str(file)]
     resources = {
         **({"nvidia.com/gpu": plan.gpus} if plan.gpus else {}),
         **({"cpu": cpus_per_gpu * plan.processes} if cpus_per_gpu is not None else {}),
-        **({"memory": one_word("memory", memory)} if memory else {}),
+        **({"memory": memory} if memory else {}),
     }
     rank = ("--node_rank_from=PET_NODE_RANK", "--wait_for_name")
     command = plan.checked(str(plan.nodes), "@ENDPOINT@", plan.name, *rank)

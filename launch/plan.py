@@ -79,6 +79,10 @@ class Plan:
         """The variables whose values are taken from where the job is submitted."""
         return [name for name, value in self.env.items() if value is None]
 
+    def sees(self, path: str) -> bool:
+        """Whether a path, as the command has it, lies in one of the mounts."""
+        return any(Path(path).is_relative_to(mount) for mount in self.mounts)
+
     def torchrun(self, *where: str) -> list[str]:
         """The one entry point of all targets: `torchrun ... -m twistnet <command>`.
 

@@ -6,6 +6,7 @@ What srun does with a signal of its own decides how the file stops a run: on SIG
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from launch.plan import Launch, Plan, headline, one_word
 
 _NOTICE_S = 120  # SLURM may signal up to 60 s earlier; a run saves within 25
 _FIRST_PORT, _NUM_PORTS = 20_000, 10_000  # below those that Linux gives to outgoing connections
+
+# As sbatch's page lists them: minutes, with seconds, hours, or after days and a hyphen hours.
+_TIME = re.compile(r"[0-9]+(:[0-9]+){0,2}|[0-9]+-[0-9]+(:[0-9]+){0,2}|infinite|unlimited", re.IGNORECASE)
+_MEMORY = re.compile(r"[0-9]+[KMGT]?", re.IGNORECASE)
 
 _BODY = r"""
 set -u
@@ -114,6 +119,10 @@ def launch(
         raise ValueError(f"--cpus_per_gpu {cpus_per_gpu} is below 1: give 1 or more, or leave it out.")
     if plan.mounts and not plan.image:
         raise ValueError("--mounts are of a container: give --image, too, or leave them out.")
+    if time is not None and not _TIME.fullmatch(time):
+        raise ValueError(f"--time {time!r} is no limit of SLURM's: write HH:MM:SS or DAYS-HH:MM:SS, as 24:00:00.")
+    if memory is not None and not _MEMORY.fullmatch(memory):
+        raise ValueError(f"--memory {memory!r} is no size of SLURM's: write a whole number and K, M, G or T, as 200G.")
     file = file or Path(f"{plan.name}.sbatch")
     argv = ["sbatch", str(file)]
     cpus = None if cpus_per_gpu is None else str(cpus_per_gpu * plan.processes)
@@ -142,9 +151,14 @@ def launch(
     lines += [f': "${{{name}:?is not in the environment of sbatch}}"' for name in plan.inherited]
     lines += [f"export {name}={shlex.quote(value)}" for name, value in plan.values.items()]
     body = _BODY.replace("@FIRST_PORT@", str(_FIRST_PORT)).replace("@NUM_PORTS@", str(_NUM_PORTS))
-    return Launch(
-        argv=argv, file=file, text="\n".join(lines) + "\n" + body.lstrip("\n").replace("@SRUN@", _srun(plan, cpus))
-    )
+    text = "\n".join(lines) + "\n" + body.lstrip("\n").replace("@SRUN@", _srun(plan, cpus))
+    notes = []
+    if plan.processes > 1 and cpus is None:
+        notes.append(
+            f"Without --cpus_per_gpu SLURM gives the {plan.processes} processes of a node its own number of cores, "
+            "which is often one."
+        )
+    return Launch(argv=argv, file=file, text=text, notes=notes)
 
 
 def _srun(plan: Plan, cpus: str | None) -> str:

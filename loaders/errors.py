@@ -23,7 +23,7 @@ class SampleError(InputError):
     def __init__(self, key: str, reason: str) -> None:
         super().__init__(
             f"{key} cannot be decoded ({reason}): mend or remove it, in a converted set by converting again, or allow "
-            "some by max_bad."
+            "some by max_bad (--max_bad)."
         )
         self.key = key
         self.reason = reason

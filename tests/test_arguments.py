@@ -195,7 +195,8 @@ def test_words_fill_the_parameters_before_the_star(argv: list[str], expected: di
     ("argv", "message"),
     [
         (["chek"], "ACTION 'chek' is not prepare or check: did you mean check?"),
-        (["check", "a", "b"], "'b' has no place here: what goes to REST follows --"),
+        (["check", "a", "b"], "'b' has no place here: what goes to REST follows --, so write -- b"),
+        (["check", "a", "b", "--unknown"], "'b' has no place here: what goes to REST follows --, so write -- b"),
         (["check", "--action", "check"], "ACTION is given twice: leave one"),
     ],
 )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import signal
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +21,7 @@ import torch
 from loaders import InputError, files
 from twistnet import checkpoints
 from twistnet.checkpoints import BEST, KEYS, LATEST, PREVIOUS, Checkpoints, load_checkpoint, newest, readable
+from twistnet.signals import Noted, Stopped
 
 Write = Callable[[BinaryIO], object]
 
@@ -110,6 +114,8 @@ def test_a_full_disk_costs_nothing_that_was_there(
     monkeypatch.setattr(checkpoints, "_RETRY_S", (0.05,))
     monkeypatch.setattr(os, "fsync", sync)
     writer.save(state(3), [LATEST, BEST])
+    while not said:
+        time.sleep(0.01)
     with pytest.raises(InputError, match=r"latest\.pt and best\.pt of .* could not be written \(No space left"):
         writer.finish(1)
     assert len(said) > 1, "tried again"
@@ -120,6 +126,70 @@ def test_a_full_disk_costs_nothing_that_was_there(
     assert [step_of(tmp_path / name) for name in (LATEST, PREVIOUS, BEST)] == [4, 2, 3], "the best waits its turn too"
     assert "could not be written (No space left on device): training goes on" in said[0]
     assert said[-1].endswith("is written after all.")
+
+
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sync(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", sync)
+
+
+def test_at_the_end_a_full_disk_promises_nothing_that_is_not_so(
+    writer: Checkpoints, tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full_disk(monkeypatch)
+    monkeypatch.setattr(checkpoints, "_RETRY_S", (0.4,))
+    writer.save(state(1), [LATEST])
+    while not said:
+        time.sleep(0.01)
+    assert said == [
+        "[Warning] latest.pt could not be written (No space left on device): training goes on, it is tried again in "
+        "0 s."
+    ]
+    with pytest.raises(InputError) as refused:
+        writer.finish(1)
+    assert str(refused.value) == (
+        f"latest.pt of {tmp_path} could not be written (No space left on device): make room or choose another disk, "
+        "and start again; there is no checkpoint of before."
+    )
+    assert len(said) > 1
+    for line in said[1:]:
+        assert re.fullmatch(
+            r"\[Warning\] latest\.pt could not be written \(No space left on device\): it is tried again in 0 s, for "
+            r"[01] s more at most\.",
+            line,
+        )
+
+
+@pytest.mark.parametrize("has_one", [False, True])
+def test_a_signal_ends_the_wait_for_a_full_disk(
+    writer: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_one: bool
+) -> None:
+    if has_one:
+        writer.save(state(1), [LATEST])
+        writer.finish(60)
+    full_disk(monkeypatch)
+    writer.save(state(2), [LATEST])
+    stopping = Noted()
+    threading.Timer(0.5, lambda: setattr(stopping, "signal", signal.SIGTERM)).start()
+    start = time.monotonic()
+    with pytest.raises(Stopped) as stopped:
+        writer.finish(300, stopping)
+    assert time.monotonic() - start < 60
+    go_on = f"go on with --resume {tmp_path / LATEST}" if has_one else "nothing was saved"
+    assert (stopped.value.code, str(stopped.value)) == (
+        143,
+        f"before latest.pt of {tmp_path} could be written (No space left on device): {go_on}",
+    )
+
+
+def test_a_signal_waits_for_what_can_be_written(writer: Checkpoints, tmp_path: Path) -> None:
+    stopping = Noted()
+    stopping.signal = signal.SIGTERM
+    writer.save(state(1, size=1_000_000), [LATEST])
+    writer.finish(60, stopping)
+    assert step_of(tmp_path / LATEST) == 1
 
 
 def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
@@ -189,6 +259,23 @@ def test_the_newest_whole_one_is_taken_and_torn_ones_are_named(tmp_path: Path) -
     assert list(readable(tmp_path)) == []
     with pytest.raises(InputError, match=r"no checkpoint of .* can be read: start a new run in another folder"):
         newest(tmp_path, print)
+
+
+def test_a_file_is_called_what_it_is(tmp_path: Path) -> None:
+    torch.save({"format": checkpoints.FORMAT, **state(1)}, tmp_path / PREVIOUS)
+    whole = (tmp_path / PREVIOUS).read_bytes()
+    latest = tmp_path / LATEST
+    for content, what in (
+        (b"", f"{latest} is empty"),
+        (whole[: len(whole) // 2], f"{latest} is cut short"),
+        (b"somebody's", f"{latest} cannot be read as a checkpoint (BadZipFile: File is not a zip file)"),
+    ):
+        latest.write_bytes(content)
+        said: list[str] = []
+        assert (newest(tmp_path, said.append) or [None])[0] == tmp_path / PREVIOUS
+        assert said == [f"[Warning] Skipped: {what}."], "without advice, which nobody has to follow here"
+        with pytest.raises(InputError, match=re.escape(f"{what}: name another, or auto.")):
+            load_checkpoint(latest)
 
 
 def test_a_torn_latest_does_not_replace_the_previous_one(tmp_path: Path, said: list[str]) -> None:

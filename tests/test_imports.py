@@ -18,7 +18,7 @@ ALLOWED = {
     "loaders": (),
     "convert": ("loaders", "launch.version"),
     "twistnet": ("loaders", "launch"),
-    "bench": ("loaders", "twistnet", "convert", "launch.version"),
+    "bench": ("loaders", "twistnet", "convert", "launch.version", "launch.interrupting"),
     "launch": (),
     "twistnet/commands": PACKAGES,
 }

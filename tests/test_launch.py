@@ -18,6 +18,8 @@ from conftest import free_port
 from launches import COMMAND, HOSTILE, Fakes, launch
 from training import TINY
 
+from twistnet.__main__ import main
+
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMA = json.loads((ROOT / "tests/data/trainjob_v1alpha1.json").read_text())["schema"]
 KUBERNETES = ("kubernetes", "--nodes=2", "--gpus=8", "--image=lab/twistnet:1")
@@ -42,6 +44,14 @@ def file_of(capfd: pytest.CaptureFixture[str], target: str, *flags: str, command
     head, text = printed(capfd, target, *flags, command=command).split(":\n\n", 1)
     assert head.endswith(".yaml")
     return yaml.safe_load(text.rpartition("\n\n")[0])
+
+
+def test_forgotten_hyphens_are_what_is_wrong(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["launch", "--target", "local", "pretrain", "--data_dir", "d"]) == 2
+    assert capfd.readouterr().err == (
+        "twistnet launch: 'pretrain' has no place here: what goes to COMMAND follows --, so write -- pretrain. See "
+        "twistnet launch --help.\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -144,6 +154,11 @@ def test_a_sweep_is_one_process_that_always_goes_on(capfd: pytest.CaptureFixture
         (SKYPILOT, "sky is not on this machine's PATH, but twistnet.sky.yaml is written"),
         (("kubernetes",), "--target kubernetes needs --image"),
         (("kubernetes", "--image=a", "--namespace=a b"), "--namespace 'a b' cannot be written"),
+        (
+            ("kubernetes", "--image=a", "--memory=200GB"),
+            "--memory '200GB' is no quantity of Kubernetes': write a number",
+        ),
+        (("kubernetes", "--image=a", "--mounts=/a=ImageNet"), "--mounts /a=ImageNet names no claim: Kubernetes' names"),
         (("skypilot",), "--gpus 1 have no name: add --accelerator"),
     ],
 )
@@ -306,6 +321,20 @@ def test_kubernetes_replaces_nothing_in_the_users_words(capfd: pytest.CaptureFix
     theirs = words[words.index("twistnet") + 1 :]
     assert not any(re.search(r"(?<!\$)(\$\$)*\$\(", word) for word in theirs)
     assert [word.replace("$$", "$") for word in theirs] == [*command, "--resume", "auto"]
+
+
+@pytest.mark.parametrize("engine", [KUBERNETES, SKYPILOT])
+def test_folders_outside_the_mounts_are_noted(engine: tuple[str, ...], capfd: pytest.CaptureFixture[str]) -> None:
+    data = "[Note] --data_dir {} is in none of --mounts: it has to be there already where the job runs."
+    lost = "[Note] --{} {} is in none of --mounts: the checkpoints are lost with the machines."
+    for command, expected in (
+        (("pretrain", "--data_dir=/data/set", "--checkpoint_dir=/runs/1"), []),
+        (("pretrain", "--data_dir=/database", "--checkpoint_dir=/runs/1"), [data.format("/database")]),
+        (("pretrain", "--data_dir=/data"), [lost.format("checkpoint_dir", "checkpoints")]),
+        (("finetune", "--data_dir", "s3://a/b", "--run-dir", "/r"), [lost.format("run_dir", "/r")]),
+    ):
+        assert launch(*engine, "--dry_run", "--mounts=/data=imagenet,/runs=runs", command=command) == 0
+        assert [line for line in capfd.readouterr().err.splitlines() if "[Note]" in line] == expected
 
 
 def test_the_sky_task_is_the_plan(capfd: pytest.CaptureFixture[str]) -> None:

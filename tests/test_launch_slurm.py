@@ -195,7 +195,10 @@ def test_a_file_name_with_a_line_break_adds_no_line_to_the_file(fakes: Fakes) ->
     [
         ("--partition=gpu\n#SBATCH --exclusive", "--partition 'gpu\\n#SBATCH --exclusive' cannot be written"),
         ("--account=a b", "--account 'a b' cannot be written"),
-        ("--memory=1;2", "--memory '1;2' cannot be written"),
+        ("--memory=1;2", "--memory '1;2' is no size of SLURM's: write a whole number and K, M, G or T, as 200G."),
+        ("--memory=200Gi", "--memory '200Gi' is no size of SLURM's"),
+        ("--time=foo", "--time 'foo' is no limit of SLURM's: write HH:MM:SS or DAYS-HH:MM:SS, as 24:00:00."),
+        ("--time=1:2:3:4", "--time '1:2:3:4' is no limit of SLURM's"),
         ("--cpus_per_gpu=0", "--cpus_per_gpu 0 is below 1"),
         ("--mounts=/a=b", "--mounts are of a container"),
         ("--mounts=/a b=c", "--mounts '/a b' cannot be written"),
@@ -217,6 +220,19 @@ def test_what_cannot_stand_in_the_file_is_refused(
     assert capfd.readouterr().err.startswith(f"error: {sentence}")
     assert fakes.calls("sbatch") == []
     assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.parametrize("time", ["90", "90:00", "24:00:00", "2-12", "2-12:30", "2-00:00:00", "UNLIMITED"])
+def test_every_way_to_write_a_limit_is_taken(fakes: Fakes, time: str) -> None:
+    assert f"#SBATCH --time={time}" in written(fakes, f"--time={time}", "--memory=200G").read_text().splitlines()
+
+
+def test_cores_that_nobody_asked_for_are_noted(fakes: Fakes, capfd: pytest.CaptureFixture[str]) -> None:
+    note = "[Note] Without --cpus_per_gpu SLURM gives the 8 processes of a node its own number of cores, which is often"
+    for flags, noted in ((["--gpus=8"], True), (["--gpus=8", "--cpus_per_gpu=12"], False), (["--gpus=1"], False)):
+        fakes.add("sbatch")
+        assert launch("slurm", *flags) == 0
+        assert (note in capfd.readouterr().err) == noted
 
 
 def test_a_variable_without_a_value_is_not_written_down_but_wanted(

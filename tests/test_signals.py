@@ -100,23 +100,25 @@ from twistnet import signals
 signals.GRACE_S, signals._SAME_WISH_S = float(sys.argv[1]), float(sys.argv[2])
 lock = threading.Lock()
 lock.acquire()
-with signals.noted(lambda: "All is tidy."), signals.noted(lambda: "tidied up."):
+tells = sys.argv[3] == "tells"
+with signals.noted(lambda: "All is tidy.", tells=tells), signals.noted(lambda: "tidied up.", tells=tells):
     print("ready", flush=True)
     lock.acquire()
 """
 
 
+@pytest.mark.parametrize("tells", [True, False])
 @pytest.mark.parametrize(
     ("grace_s", "sent", "code", "why"),
     [
-        (0.5, [signal.SIGUSR1], 138, "not at the end of a step 0 s after the signal"),
-        (0.5, [signal.SIGTERM], 143, "not at the end of a step 0 s after the signal"),
+        (0.5, [signal.SIGUSR1], 138, "this step was not done 0 s after the signal"),
+        (0.5, [signal.SIGTERM], 143, "this step was not done 0 s after the signal"),
         (1000, [signal.SIGTERM, signal.SIGINT], 130, "a second signal came"),
         (1000, [signal.SIGTERM, signal.SIGTERM], 143, "a second signal came"),
     ],
 )
-def test_what_cannot_follow_is_ended(grace_s: float, sent: list[int], code: int, why: str) -> None:
-    command = [sys.executable, "-c", STUCK, str(grace_s), "0.2"]
+def test_what_cannot_follow_is_ended(grace_s: float, sent: list[int], code: int, why: str, tells: bool) -> None:
+    command = [sys.executable, "-c", STUCK, str(grace_s), "0.2", "tells" if tells else ""]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -124,4 +126,19 @@ def test_what_cannot_follow_is_ended(grace_s: float, sent: list[int], code: int,
         process.send_signal(number)
         time.sleep(0.4)
     _, said = process.communicate(timeout=60)
-    assert (process.returncode, said) == (code, f"Ended at once, {why}: tidied up. All is tidy.\n")
+    name = signal.Signals(sent[0]).name
+    first = f"{name}: stopping after this step; once more, 0.2 s from now or later, ends at once.\n" if tells else ""
+    assert (process.returncode, said) == (code, f"{first}Ended at once, {why}: tidied up. All is tidy.\n")
+
+
+def test_the_first_signal_is_told_of_at_once() -> None:
+    command = [sys.executable, "-c", STUCK, "1000", "2", "tells"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    line = process.stderr.readline()
+    process.kill()
+    process.communicate()
+    assert line == "SIGTERM: stopping after this step; once more, 2 s from now or later, ends at once.\n"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import re
+import shlex
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from loaders import Batch
 from twistnet.__main__ import main
 from twistnet.distributed import World
 from twistnet.recipes import named
+from twistnet.reporting import spans
 from twistnet.step import TrainStep
 
 CPU = World(rank=0, world_size=1, device=torch.device("cpu"))
@@ -83,10 +86,19 @@ def test_skipped_steps_are_counted() -> None:
         step(batch_of(number, broken=broken), number, 0.05, lambda *_: None)
         if number in (0, 2, 4):
             seen.append(tuple(step.skipping.read()))
-    assert seen[0][:2] == (0, 0)
-    assert seen[1:] == [(1, 0, 1), (2, 2, 3)]
+    assert seen == [([], 0), ([1], 0), ([3, 4], 2)]
     step(batch_of(5, broken=True), 5, 0.05, lambda *_: None)
-    assert tuple(step.skipping.read()) == (1, 3, 5), "a row ends no streak"
+    assert tuple(step.skipping.read()) == ([5], 3), "a row ends no streak"
+
+
+def test_a_streak_is_looked_at_every_limit_and_one_steps() -> None:
+    step = step_of("sgd")
+    exceeded = []
+    for number in range(9):
+        step(batch_of(number, broken=number in (1, 3, 4, 5, 6)), number, 0.05, lambda *_: None)
+        exceeded.append(step.skipping.exceed(1, number + 1))
+    assert [place for place, exceeds in enumerate(exceeded) if exceeds] == [5], "3 to 5; at 7 it has ended"
+    assert step.skipping.read() == ([1, 3, 4, 5, 6], 0), "which reads nothing"
 
 
 def broken(*steps: tuple[int, int]) -> AbstractContextManager[None]:
@@ -118,14 +130,15 @@ def test_a_run_goes_on_and_says_which_step_it_was(
         f"1 step skipped, 1 so far: no finite gradient in step {number}; look into it with twistnet replay" in printed
     )
     (noted,) = (json.loads(line) for line in (run / "bad_steps.jsonl").read_text().splitlines())
-    assert (noted["step"], noted["epoch"], noted["place"]) == (number - 1, 1, 1)
+    assert (noted["step"], noted["epoch"], noted["place"]) == (number, 2, 2), "all from 1"
     weights = torch.load(run / "test_resnet_imagenet.pt", weights_only=True)
     assert all(tensor.isfinite().all() for tensor in weights.values())
 
-    assert main(["replay", "checkpoints", f"--data_dir={tree}", "--device=cpu"]) == 0
+    assert main(["replay", "checkpoints", "--device=cpu"]) == 0
     printed = capsys.readouterr().out
     assert f"Step {number}, {len(noted['ids'])} images, with the weights of checkpoints/" in printed
     assert "0 of 16 images have no finite loss" in printed, "this data set was sound; the loader was not"
+    assert "may have diverged in the 1 step since.\nFirst try a lower --lr.\n" in printed
     assert (run / f"step-{number}.png").stat().st_size > 1000
     with broken((1, 1)):
         assert main(["replay", "checkpoints", f"--data_dir={tree}", "--device=cpu"]) == 0
@@ -151,12 +164,69 @@ def test_too_many_in_a_row_end_the_run(
     assert all(value.isfinite().all() for value in kept["model"].values())
 
 
+def test_what_is_told_to_be_called_works_before_the_first_checkpoint(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with broken((0, 0), (0, 1), (0, 2)):
+        assert pretrain(tree, "--no_publish", "--max_skips=1", "--checkpoint_dir=of mine") == 1
+    message = capsys.readouterr().err
+    assert message.startswith("error: 2 steps in a row had no finite gradient, more than --max_skips 1: "), (
+        "though a row of the log is due every 50 steps"
+    )
+    words = shlex.split(message.rstrip().removesuffix(".").partition(", and see twistnet ")[2])
+    assert words == ["replay", "of mine"]
+    state = torch.load("of mine/latest.pt", weights_only=True)
+    assert (state["epoch"], state["step_in_epoch"]) == (0, 2)
+    assert all(value.isfinite().all() for value in state["model"].values())
+    assert main([*words, "--device=cpu"]) == 0
+    assert "Step 2, 16 images, with the weights of of mine/latest.pt, 1 step after it." in capsys.readouterr().out
+
+
+def test_the_step_nearest_to_known_weights_is_looked_into(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with broken((0, 2), (1, 1), (1, 2)):
+        assert pretrain(tree, "--no_publish") == 0
+    printed = capsys.readouterr().out
+    assert "1 step skipped, 1 so far: no finite gradient in step 3; look into it with twistnet replay" in printed
+    assert "2 steps skipped, 3 so far: no finite gradient in steps 6 to 7; look into it with twistnet replay" in printed
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert main(["replay", "../checkpoints", "--device=cpu"]) == 0
+    assert re.match(
+        r"Step 6, 16 images, with the weights of \.\./checkpoints/(previous|best)\.pt, 1 step before it\.",
+        capsys.readouterr().out,
+    )
+    assert main(["replay", "../checkpoints", "--device=cpu", "--step=3"]) == 0
+    assert capsys.readouterr().out.startswith("Step 3, 16 images, ")
+    assert main(["replay", "../checkpoints", "--step=5"]) == 1
+    assert "step 5 is none of the skipped steps in ../checkpoints/bad_steps.jsonl: take 3, 6 to 7." in (
+        capsys.readouterr().err
+    )
+    assert main(["replay", "../checkpoints", "--data_dir=nowhere"]) == 1
+    assert "nowhere" in capsys.readouterr().err, "the flag counts"
+
+
+def test_numbers_are_joined() -> None:
+    assert spans([7]) == "7"
+    assert spans([44, 45, 46, 3, 50, 45]) == "3, 44 to 46, 50"
+    assert spans(range(1, 30, 2)) == "..., 15, 17, 19, 21, 23, 25, 27, 29"
+
+
 def test_replaying_refuses(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = f"--data_dir={tree}"
+    noted = {"step": 5, "epoch": 2, "place": 1, "ids": [1], "data_dir": str(tree), "stage": None}
     assert main(["replay", str(tmp_path), data]) == 1
     assert "holds no bad_steps.jsonl: no step of it was skipped" in capsys.readouterr().err
-    (tmp_path / "bad_steps.jsonl").write_text('{"step": 4, "epoch": 1, "place": 0, "ids": [1]}\n')
+    bad_steps = tmp_path / "bad_steps.jsonl"
+    bad_steps.write_text('{"step": 4, "epoch": 1, "place": 0, "ids": [1]}\n')
+    assert main(["replay", str(tmp_path), data]) == 1
+    assert "has a line without data_dir, stage: another version wrote it" in capsys.readouterr().err
+    bad_steps.write_text(json.dumps(noted) + "\n")
     assert main(["replay", str(tmp_path), data, "--step=9"]) == 1
-    assert "step 9 is none of the skipped steps" in capsys.readouterr().err
+    assert f"step 9 is none of the skipped steps in {bad_steps}: take 5." in capsys.readouterr().err
     assert main(["replay", str(tmp_path), data]) == 1
     assert "holds no checkpoint that can be read" in capsys.readouterr().err

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from launch.interrupting import interrupted
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line.
@@ -20,6 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ImportError as error:
         print(f"error: the command line cannot start ({error}): pip install twistnet again.", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return interrupted("twistnet")
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["bench"]:
         from twistnet.commands.bench import bench

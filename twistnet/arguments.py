@@ -132,6 +132,8 @@ def parse(function: Callable[..., Any], argv: Sequence[str]) -> dict[str, Any]:
             or a required parameter is missing.
     """
     parameters = parameters_of(function)
+    last = next((parameter for parameter in parameters.values() if parameter.kind == "rest"), None)
+    room = sum(parameter.kind == "word" for parameter in parameters.values())
     values: dict[str, Any] = {}
     words: list[tuple[str, Parameter | None]] = []  # with the flag that stands before it, to say what went wrong
     rest: list[str] = []
@@ -144,6 +146,8 @@ def parse(function: Callable[..., Any], argv: Sequence[str]) -> dict[str, Any]:
             break
         if not _is_flag(token):
             words.append((token, before))
+            if last and len(words) > room:  # without its `--` the flags after it would be called unknown
+                raise UsageError(_stray(token, before, last))
             continue
         before, negated, text = _resolve(token, parameters)
         value: Any = not negated
@@ -155,7 +159,6 @@ def parse(function: Callable[..., Any], argv: Sequence[str]) -> dict[str, Any]:
             raise UsageError(_without_value(before, tokens))
         _put(values, before, value)
 
-    last = next((parameter for parameter in parameters.values() if parameter.kind == "rest"), None)
     if last:
         values[last.name] = tuple(_converted(last.name.upper(), text, last.annotation) for text in rest)
     else:
@@ -390,7 +393,7 @@ def _stray(word: str, before: Parameter | None, rest: Parameter | None) -> str:
     if before and before.is_list:
         return f"{word!r} stands alone: --{before.name} takes a list with commas and without spaces, such as 1,2,3"
     if rest:
-        return f"{word!r} has no place here: what goes to {rest.name.upper()} follows --"
+        return f"{word!r} has no place here: what goes to {rest.name.upper()} follows --, so write -- {shown(word)}"
     return f"{word!r} belongs to no flag: write --flag {shown(word)}"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor
 from loaders import InputError
 from loaders.errors import one_line
 from loaders.files import link, move, write_atomically
+from twistnet.signals import Noted, Stopped
 
 FORMAT = 2
 KEYS = (
@@ -28,7 +30,9 @@ KEYS = (
 )
 LATEST, PREVIOUS, BEST = "latest.pt", "previous.pt", "best.pt"
 WRITTEN = ".written.pt"  # whole, and not yet under the names that it is for
+_BEGINS = b"PK\x03\x04"  # an archive, as torch writes it
 _EPOCH = re.compile(r"epoch-([0-9]+)\.pt")
+_LOOK_S = 0.2  # between looks at whether a signal has come
 _RETRY_S = (5.0, 10.0, 20.0, 40.0, 60.0)  # after a failure; then every minute
 
 
@@ -59,6 +63,7 @@ class Checkpoints:
         self._reason = ""
         self._defect: BaseException | None = None
         self._closing = False
+        self._end: float | None = None  # by `time.monotonic`, until which the last files are waited for
         self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
         self._thread.start()
 
@@ -71,6 +76,7 @@ class Checkpoints:
         """
         with self._changed:
             self._raise_defect()
+            self._end = None
             buffers = self._spare.pop() if self._spare else []
         snapshot = _Snapshot.of({"format": FORMAT, **state}, buffers)
         with self._changed:
@@ -80,21 +86,35 @@ class Checkpoints:
                 self._recycle(old)
             self._changed.notify_all()
 
-    def finish(self, within_s: float) -> None:
-        """Returns once everything is written.
+    def finish(self, within_s: float, stopping: Noted | None = None) -> None:
+        """Returns once everything is written; until `save` is called again, training has come to its end.
+
+        Args:
+            within_s: what that may take in seconds.
+            stopping: a signal ends the wait where writing fails; while it does not, the file is worth the wait.
 
         Raises:
-            InputError: where it is not within those seconds.
+            InputError: where it is not written within those seconds.
+            Stopped: where a signal ended the wait.
         """
         with self._changed:
-            written = self._changed.wait_for(lambda: not self._wanted or self._defect, timeout=within_s)
+            self._end = time.monotonic() + within_s
+            while self._wanted and self._defect is None and (left_s := self._end - time.monotonic()) > 0:
+                if self._failures and stopping is not None and stopping.signal:
+                    go_on = (
+                        f"go on with --resume {self._folder / LATEST}" if self._has_latest() else "nothing was saved"
+                    )
+                    raise Stopped(stopping.signal, f"before {self._unwritten()}: {go_on}")
+                self._changed.wait(min(left_s, _LOOK_S))
             self._raise_defect()
-            if not written:
-                why = self._reason or f"the disk took more than {within_s:.0f} s"
-                raise InputError(
-                    f"{' and '.join(self._wanted)} of {self._folder} could not be written ({why}): make room or choose "
-                    "another disk; the checkpoint of before is whole, go on with --resume auto."
+            if self._wanted:
+                self._reason = self._reason or f"the disk took more than {within_s:.0f} s"
+                go_on = (
+                    "; the checkpoint of before is whole, go on with --resume auto"
+                    if self._has_latest()
+                    else ", and start again; there is no checkpoint of before"
                 )
+                raise InputError(f"{self._unwritten('not ')}: make room or choose another disk{go_on}.")
 
     def close(self) -> None:
         """Ends the thread, which finishes what it is writing at the moment."""
@@ -102,6 +122,12 @@ class Checkpoints:
             self._closing = True
             self._changed.notify_all()
         self._thread.join()
+
+    def _unwritten(self, negated: str = "") -> str:
+        return f"{' and '.join(self._wanted)} of {self._folder} could {negated}be written ({self._reason})"
+
+    def _has_latest(self) -> bool:
+        return (self._folder / LATEST).exists()
 
     def _raise_defect(self) -> None:
         if self._defect is not None:
@@ -146,9 +172,12 @@ class Checkpoints:
 
     def _failed(self, names: Sequence[str], reason: str) -> None:
         wait_s = _RETRY_S[min(self._failures, len(_RETRY_S) - 1)]
+        goes_on = "training goes on, " if self._end is None else ""
+        stays = "the checkpoint of before stays, and " if self._has_latest() else ""
+        left = "" if self._end is None else f", for {max(0.0, self._end - time.monotonic()):.0f} s more at most"
         self._say(
-            f"[Warning] {' and '.join(names)} could not be written ({reason}): training goes on, the checkpoint of "
-            f"before stays, and it is tried again in {wait_s:.0f} s."
+            f"[Warning] {' and '.join(names)} could not be written ({reason}): {goes_on}{stays}it is tried again in "
+            f"{wait_s:.0f} s{left}."
         )
         with self._changed:
             self._failures, self._reason, self._writing = self._failures + 1, reason, None
@@ -206,14 +235,29 @@ def _are_alike(one: Tensor, other: Tensor) -> bool:
     return (one.shape, one.stride(), one.dtype) == (other.shape, other.stride(), other.dtype)
 
 
+class _Unusable(Exception):
+    """What is wrong with a file, and what to do about it where it was named by the user; no full stops."""
+
+    def __init__(self, what: str, advice: str) -> None:
+        super().__init__(what)
+        self.what, self.advice = what, advice
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Reads a checkpoint to the CPU, holding every tensor to its checksum and running none of its code.
 
     Raises:
         InputError: where the file is missing, torn or none of ours.
     """
+    try:
+        return _load(path)
+    except _Unusable as error:
+        raise InputError(f"{error.what}: {error.advice}.") from error.__cause__
+
+
+def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise InputError(f"checkpoint {path} does not exist: name a latest.pt, or start without --resume.")
+        raise _Unusable(f"checkpoint {path} does not exist", "name a latest.pt, or start without --resume")
     try:
         with zipfile.ZipFile(path) as archive:  # torch writes CRC-32s, and does not look at them
             damaged = archive.testzip()
@@ -222,17 +266,28 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     # A torn or foreign file fails in many ways: BadZipFile, UnpicklingError, RuntimeError, EOFError, ...
     except Exception as error:
-        reason = f"{type(error).__name__}: {one_line(error, 120)}"
-        raise InputError(f"{path} cannot be read as a checkpoint ({reason}): name another, or auto.") from error
+        raise _Unusable(f"{path} {_damage(path, error)}", "name another, or auto") from error
     found = state.get("format") if isinstance(state, dict) else None
     if found is None:
-        raise InputError(f"{path} is no checkpoint of a run: name a latest.pt; weights go to finetune --weights.")
+        raise _Unusable(f"{path} is no checkpoint of a run", "name a latest.pt; weights go to finetune --weights")
     if found != FORMAT:
-        raise InputError(f"checkpoint {path} has format {found}, this version reads {FORMAT}: name a run's latest.pt.")
+        raise _Unusable(f"checkpoint {path} has format {found}, this version reads {FORMAT}", "name a run's latest.pt")
     missing = [key for key in KEYS if key not in state]
     if missing:
-        raise InputError(f"checkpoint {path} lacks {', '.join(missing)}: take an older one, or start a new run.")
+        raise _Unusable(f"checkpoint {path} lacks {', '.join(missing)}", "take an older one, or start a new run")
     return dict(state)
+
+
+def _damage(path: Path, error: Exception) -> str:
+    """What ails a file that raised the error: an archive has its list of contents at its end."""
+    if not isinstance(error, OSError):
+        if path.stat().st_size == 0:
+            return "is empty"
+        with path.open("rb") as file:
+            begins_as_one = file.read(len(_BEGINS)) == _BEGINS
+        if begins_as_one and not zipfile.is_zipfile(path):
+            return "is cut short"
+    return f"cannot be read as a checkpoint ({type(error).__name__}: {one_line(error, 120)})"
 
 
 def newest(folder: Path, say: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
@@ -245,13 +300,13 @@ def newest(folder: Path, say: Callable[[str], None]) -> tuple[Path, dict[str, An
     Raises:
         InputError: where there are some, and none can be read.
     """
-    failed: InputError | None = None
+    failed: _Unusable | None = None
     for path in _newest_first(folder):
         try:
-            return path, load_checkpoint(path)
-        except InputError as error:
+            return path, _load(path)
+        except _Unusable as error:
             failed = error
-            say(f"[Warning] Skipped: {error}")
+            say(f"[Warning] Skipped: {error.what}.")
     if failed is not None:
         raise InputError(f"no checkpoint of {folder} can be read: start a new run in another folder.") from failed
     return None
@@ -260,8 +315,8 @@ def newest(folder: Path, say: Callable[[str], None]) -> tuple[Path, dict[str, An
 def readable(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The checkpoints of a run that can be read, and what they hold."""
     for path in _newest_first(folder):
-        with contextlib.suppress(InputError):
-            yield path, load_checkpoint(path)
+        with contextlib.suppress(_Unusable):
+            yield path, _load(path)
 
 
 def _newest_first(folder: Path) -> Iterator[Path]:

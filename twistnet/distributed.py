@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import datetime
 import os
 import signal
@@ -11,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -24,6 +25,7 @@ from launch.ranks import Ranks
 from loaders import InputError
 from loaders.errors import one_line
 from twistnet.meeting import meet
+from twistnet.watchdog import Watchdog
 
 _PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 _TIMEOUT = datetime.timedelta(minutes=30)
@@ -38,11 +40,13 @@ class World:
         rank: 0 to world_size - 1.
         world_size: processes of the run.
         device: the one that this process computes on.
+        watchdog: to be told of every stage that begins.
     """
 
     rank: int
     world_size: int
     device: torch.device
+    watchdog: Watchdog = field(default_factory=Watchdog.none, repr=False, compare=False)
 
     @property
     def is_main(self) -> bool:
@@ -94,19 +98,41 @@ class World:
 
 
 @contextmanager
-def join(device: str) -> Iterator[World]:
+def join(device: str, watchdog: Watchdog | None = None) -> Iterator[World]:
     """Joins the process group that torchrun's environment describes; without one, a world of one process.
 
     Args:
         device: "auto" (a CUDA card where there is one), "cpu" or "cuda".
+        watchdog: watches from before the ranks meet until all of them have come to the end of the block.
 
     Raises:
-        InputError: for a device that is not there.
+        InputError: for a device that is not there, or ranks that cannot meet.
     """
+    watchdog = watchdog or Watchdog.none()
+    watchdog.start()
+    try:
+        with _joined(device, watchdog) as world:
+            yield world
+    finally:
+        watchdog.close()
+
+
+@contextmanager
+def watched(world: World, watchdog: Watchdog) -> Iterator[World]:
+    """The same world for a part of its time, watched by another watchdog: that of one run of several."""
+    watchdog.start()
+    try:
+        yield dataclasses.replace(world, watchdog=watchdog)
+    finally:
+        watchdog.close()
+
+
+@contextmanager
+def _joined(device: str, watchdog: Watchdog) -> Iterator[World]:
     _end_with_the_launcher()
     ranks = Ranks.from_env()
     chosen = choose_device(device, ranks.local_rank)
-    world = World(rank=ranks.rank, world_size=ranks.world_size, device=chosen)
+    world = World(rank=ranks.rank, world_size=ranks.world_size, device=chosen, watchdog=watchdog)
     if ranks.world_size == 1:
         yield world
         return
@@ -114,6 +140,7 @@ def join(device: str) -> Iterator[World]:
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
         backend = "nccl"
+    watchdog.at("meeting the other ranks")
     try:
         store, rank, world_size = _find_store()
         dist.init_process_group(
@@ -131,6 +158,8 @@ def join(device: str) -> Iterator[World]:
         ) from error
     try:
         yield world
+        watchdog.at("waiting for the other ranks at the end")
+        world.wait_for_all()  # one that has hung by now would be missed by nobody, and torchrun waits for it
     except RuntimeError as error:
         if not _another_rank_ended(error):
             raise

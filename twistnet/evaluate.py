@@ -76,6 +76,7 @@ def evaluate(
     how many ranks there are.
     """
     model.eval()
+    world.watchdog.at("scoring")
     sums = torch.zeros(4, dtype=torch.float64, device=world.device)
     counts = torch.zeros(2, len(loader.classes), dtype=torch.float64, device=world.device)
     for batch in loader.epoch(0):
@@ -87,6 +88,7 @@ def evaluate(
         sums += torch.cat((batch.valid.sum()[None].double(), right_answers(logits, batch), loss_sum[None].double()))
         counts += class_counts(logits, batch, len(loader.classes))
         note(logits, batch)
+        world.watchdog.at("scoring")
         after_batch()
     samples, right, right5, loss, *by_class = world.sum(torch.cat((sums, counts.flatten()))).tolist()
     each = [round(count) for count in by_class]

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from launch.ranks import Ranks
 from loaders import InputError
 from loaders.kept import KeptPixels
 from twistnet.evaluate import Score
 from twistnet.step import Compile
+from twistnet.watchdog import Watchdog
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +79,10 @@ class Job:
             raise InputError(f"stage_gb {self.stage_gb:g} bounds a staging folder: name it with --stage.")
         if self.stage_gb is not None and self.stage_gb <= 0:
             raise InputError(f"stage_gb {self.stage_gb:g} is too small: take more than 0, or leave it out.")
+
+    def watchdog(self) -> Watchdog:
+        """What ends this rank when it makes no progress for `hang_minutes`, to be handed to `distributed.join`."""
+        return Watchdog(self.run_dir, Ranks.from_env().rank, 60 * self.hang_minutes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from twistnet.job import Job
 from twistnet.loss import training_loss
 from twistnet.precision import Precision
 from twistnet.recipe import Recipe, from_dict
+from twistnet.reporting import spans
 from twistnet.run_folder import RunFolder
 from twistnet.tuning import set_training
 
@@ -29,7 +30,7 @@ class Replay:
     """What a step does with its images.
 
     Attributes:
-        step: its number in the run, from 0.
+        step: its number in the run, from 1.
         checkpoint: whose weights it was taken with.
         steps_before: how many steps lie between the checkpoint and the step; below 0 where it is from after it.
         batch: its images, on the device.
@@ -51,8 +52,11 @@ class Replay:
     augment: Augment
 
 
-def bad_step(folder: Path, step: int | None) -> dict[str, Any]:
-    """What a run has noted of a step that it skipped: the last one unless `step`, from 0, is given.
+_ROW = {"step", "epoch", "place", "ids", "data_dir", "stage"}
+
+
+def bad_steps(folder: Path, step: int | None) -> list[dict[str, Any]]:
+    """What a run has noted of the steps that it skipped, in their order; of one alone where `step`, from 1, is given.
 
     Raises:
         InputError: where it has noted none, or not this one.
@@ -62,47 +66,61 @@ def bad_step(folder: Path, step: int | None) -> dict[str, Any]:
         rows = [dict(json.loads(line)) for line in path.read_text().splitlines()]
     except FileNotFoundError:
         raise InputError(f"{folder} holds no {path.name}: no step of it was skipped.") from None
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise InputError(f"{path} cannot be read ({error}): it is a JSON object a line.") from error
-    found = [row for row in rows if step is None or row["step"] == step]
-    if not found:
-        known = ", ".join(str(row["step"] + 1) for row in rows[-8:])
-        raise InputError(f"step {(step or 0) + 1} is none of the skipped steps in {path}: take {known}.")
-    return found[-1]
+    for lacking in (sorted(_ROW - row.keys()) for row in rows):
+        if lacking:
+            raise InputError(f"{path} has a line without {', '.join(lacking)}: another version wrote it, train again.")
+    newest = {row["step"]: row for row in rows}  # a step may have been taken, and skipped, several times
+    if step is not None and step not in newest:
+        raise InputError(f"step {step} is none of the skipped steps in {path}: take {spans(newest)}.")
+    return [newest[number] for number in sorted(newest) if step in (None, number)]
 
 
-def replay(folder: Path, data_dir: Path, world: World, step: int | None = None, *, amp: bool | None = None) -> Replay:
+def replay(
+    folder: Path, data_dir: Path | None, world: World, step: int | None = None, *, amp: bool | None = None
+) -> Replay:
     """Takes a skipped step once more, without changing a weight.
 
     Args:
         folder: of the run.
-        data_dir: its data set.
+        data_dir: its data set; where the run read it unless given.
         world: of one process.
-        step: from 0; the last that was skipped unless given.
+        step: from 1. Unless given, the first that was skipped after the newest checkpoint which has such steps after
+            it: of all, its weights are the nearest to those that are known.
         amp: as `Recipe.amp`; the recipe's unless given.
 
     Raises:
         InputError: where the run, its checkpoint or its data are not there, or the data are others.
     """
-    row = bad_step(folder, step)
-    path, state = _checkpoint(folder, row)
+    row, path, state = _nearest(folder, bad_steps(folder, step))
+    epoch, place = _at(row)
     stored = from_dict(state["recipe"])
     recipe = stored.with_changes(batch_size=state["data"]["total_batch"], accumulate=1, amp=amp)
     data = state["data"]
-    job = Job(data_dir=data_dir, train_split=data["train_split"], run_dir=folder, weights_name="", compile="off")
+    job = Job(
+        data_dir=data_dir or (row["data_dir"] if "://" in row["data_dir"] else Path(row["data_dir"])),
+        stage=Path(row["stage"]) if row["stage"] and data_dir is None else None,
+        train_split=data["train_split"],
+        run_dir=folder,
+        weights_name="",
+        compile="off",
+    )
     loader = open_split(resumed_job(job, state), job.train_split, recipe, world, train=True)
-    if loader.ids(row["epoch"], row["place"]).tolist() != row["ids"] or loader.fingerprint != data["fingerprint"]:
+    if loader.ids(epoch, place).tolist() != row["ids"] or loader.fingerprint != data["fingerprint"]:
         loader.close()
-        raise InputError(f"{data_dir} holds other images than {folder} was trained on: name the data of that run.")
+        raise InputError(
+            f"{job.data_dir} holds other images than {folder} was trained on: name that run's by --data_dir."
+        )
     model = make_model(recipe, len(loader.classes), world)
     model.load_state_dict(state["model"])
-    batch = next(iter(loader.epoch(row["epoch"], row["place"], size=recipe.size_at(row["epoch"]))))
+    batch = next(iter(loader.epoch(epoch, place, size=recipe.size_at(epoch))))
     set_training(model, recipe.tune != "all")
     losses, norm, first_bad = _look(model, batch, recipe, stored.batch_size, world.device)
     return Replay(
         step=row["step"],
         checkpoint=path,
-        steps_before=row["step"] - _taken(state, row),
+        steps_before=row["step"] - 1 - (state["epoch"] * len(loader) + state["step_in_epoch"]),
         batch=batch,
         losses=losses,
         grad_norm=norm,
@@ -112,24 +130,25 @@ def replay(folder: Path, data_dir: Path, world: World, step: int | None = None, 
     )
 
 
-def _checkpoint(folder: Path, row: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
-    """The last checkpoint from before the step, or else the first one from after it."""
+def _nearest(folder: Path, rows: list[dict[str, Any]]) -> tuple[dict[str, Any], Path, dict[str, Any]]:
+    """The step to take, and the checkpoint to take it with: the last one with steps after it, or else the first."""
 
     def nearness(each: tuple[Path, dict[str, Any]]) -> tuple[bool, int, int]:
         epoch, step = each[1]["epoch"], each[1]["step_in_epoch"]
-        is_before = (epoch, step) <= (row["epoch"], row["place"])
+        is_before = (epoch, step) <= _at(rows[-1])
         return (is_before, epoch, step) if is_before else (is_before, -epoch, -step)
 
     found = max(readable(folder), key=nearness, default=None)  # one after the other: they are large
     if found is None:
         raise InputError(f"{folder} holds no checkpoint that can be read: its weights are needed.")
-    return found
+    path, state = found
+    after = [row for row in rows if _at(row) >= (state["epoch"], state["step_in_epoch"])]
+    return (after[0] if after else rows[-1]), path, state
 
 
-def _taken(state: dict[str, Any], row: dict[str, Any]) -> int:
-    """Steps that the run had taken at a checkpoint."""
-    per_epoch = (row["step"] - row["place"]) // row["epoch"] if row["epoch"] else row["step"]
-    return int(state["epoch"] * per_epoch + state["step_in_epoch"])
+def _at(row: dict[str, Any]) -> tuple[int, int]:
+    """Epoch of a step and place in it, both from 0."""
+    return row["epoch"] - 1, row["place"] - 1
 
 
 def _look(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from loaders import Loader
@@ -25,6 +26,7 @@ from twistnet.taking_part import TakingPart
 
 _FIRST_DRAWN_S = 30.0  # a shorter run has its curves drawn at its end alone
 _DRAWN_SHARE = 100  # of the time between two drawings, at most one part goes into a drawing
+_SPANS_SHOWN = 8
 BAD_SHOWN = 5  # of the images that were replaced since the last row
 
 
@@ -96,6 +98,17 @@ class Report:
                 progress.note(f"loss {known['loss']:.3f}")
         self._bad_images(progress)
 
+    def bad_steps(self, steps: Sequence[int], epoch: int, steps_per_epoch: int, job: Job) -> None:
+        """Notes steps of an epoch that were skipped, all counted from 0 here and from 1 in the file."""
+        if not self._world.is_main:
+            return
+        data_dir = job.data_dir.absolute() if isinstance(job.data_dir, Path) else job.data_dir
+        where = {"data_dir": str(data_dir), "stage": str(job.stage.absolute()) if job.stage else None}
+        for step in steps:
+            place = step - epoch * steps_per_epoch
+            counts = {"step": step + 1, "epoch": epoch + 1, "place": place + 1}
+            self._folder.append_bad_step(counts | {"ids": self._loader.ids(epoch, place).tolist()} | where)
+
     def epoch(self, row: Mapping[str, Any], score: Score, seen: Seen, progress: Progress) -> None:
         """An epoch and its validation, and what bound it."""
         validation = {"val_loss": score.loss, "val_top1": score.top1, "val_top5": score.top5}
@@ -132,6 +145,18 @@ class Report:
 def counted(count: int, what: str) -> str:
     """A number and its noun, "1 step" or "2 steps"."""
     return f"{count} {what}{'s' * (count != 1)}"
+
+
+def spans(numbers: Iterable[int]) -> str:
+    """Numbers in their order, those that follow each other joined: "4, 44 to 54"; the last eight such."""
+    found: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if found and number == found[-1][1] + 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    shown = [str(first) if first == last else f"{first} to {last}" for first, last in found[-_SPANS_SHOWN:]]
+    return ("..., " if len(found) > _SPANS_SHOWN else "") + ", ".join(shown)
 
 
 def _is_nan(value: Any) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from loaders import InputError
 from twistnet.checkpoints import LATEST, load_checkpoint, newest
 from twistnet.recipe import Recipe
+from twistnet.reporting import counted
 
 AUTO = "auto"
 
@@ -95,8 +96,8 @@ def split_batch(total: int, world_size: int, stored: Recipe, batch_size: int | N
     batch_size = batch_size or own // accumulate
     if batch_size * accumulate != own:
         raise InputError(
-            f"{world_size} ranks of batch size {batch_size} and {accumulate} accumulated batches make no total batch "
-            f"of {total}, which the run was trained with: choose them so that they do, or leave them out."
+            f"{counted(world_size, 'rank')} of batch size {batch_size} and accumulate {accumulate} cannot make the "
+            f"total batch of {total} that the run was trained with: choose them so that they do, or leave them out."
         )
     return stored.with_changes(batch_size=batch_size, accumulate=accumulate)
 

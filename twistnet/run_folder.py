@@ -95,7 +95,10 @@ class RunFolder:
 
     @property
     def bad_steps(self) -> Path:
-        """The steps without a finite gradient, a JSON object a line: step, epoch, place in it, and ids of the batch."""
+        """The steps without a finite gradient, a JSON object a line.
+
+        It holds step, epoch and place in it, all from 1, the ids of the batch, and where the data are: data_dir, stage.
+        """
         return self.path / "bad_steps.jsonl"
 
     def append_bad_step(self, row: Mapping[str, Any]) -> None:

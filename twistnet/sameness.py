@@ -13,6 +13,15 @@ from twistnet.distributed import World
 from twistnet.job import Job
 from twistnet.recipe import Recipe
 
+_NAMES = {
+    "train_split": "training split",
+    "val_split": "validation split",
+    "classes": "list of classes",
+    "samples": "number of training images",
+    "fingerprint": "fingerprint of the training images",
+    "val_fingerprint": "fingerprint of the validation images",
+    "total_batch": "total batch",
+}
 # What a model of other classes, or a split that is not the run's own, could not go on with, whoever insists.
 _NEVER = ("classes", "train_split", "val_split", "total_batch")
 
@@ -46,10 +55,10 @@ def changed_data(saved: Mapping[str, Any], here: Mapping[str, Any], *, force: bo
         if name in _NEVER or not force:
             instead = "" if name in _NEVER else ", pass --force to go on with these"
             raise InputError(
-                f"the checkpoint's {name} ({_shown(saved[name])}) is not this run's ({_shown(here[name])}): resume on "
-                f"the same data and total batch{instead}, or start a new run."
+                f"the checkpoint has another {_NAMES[name]} ({_shown(saved[name])}) than this run "
+                f"({_shown(here[name])}): resume on the same data and total batch{instead}, or start a new run."
             )
-    return [f"{name} {_shown(here[name])} instead of {_shown(saved[name])}" for name in changed]
+    return [f"{_NAMES[name]} {_shown(here[name])} instead of {_shown(saved[name])}" for name in changed]
 
 
 def refuse_different_starts(state: Mapping[str, Any] | None, world: World, folder: Path) -> None:

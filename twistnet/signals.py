@@ -18,10 +18,17 @@ _SAME_WISH_S = 2.0  # one wish reaches a rank twice: from the terminal or SLURM,
 
 
 class Noted:
-    """Whether a signal has come: its number, else 0."""
+    """Whether a signal has come.
+
+    Attributes:
+        signal: its number, else 0.
+        since: when it came, by `time.monotonic`.
+        waits_for: what is finished before the run stops, as the first signal's line names it.
+    """
 
     signal = 0
     since = 0.0
+    waits_for = "this step"
 
 
 class Stopped(KeyboardInterrupt):
@@ -36,17 +43,18 @@ _inside: list[tuple[Noted, Callable[[], str]]] = []  # the blocks that the main 
 
 
 @contextmanager
-def noted(leave: Callable[[], str] = lambda: "") -> Iterator[Noted]:
+def noted(leave: Callable[[], str] = lambda: "", *, tells: bool = True) -> Iterator[Noted]:
     """Notes the signals that come while the block runs, instead of ending the process.
 
     A second signal, or `GRACE_S` seconds after the first, ends the process with exit code 128 + number, even where the
-    main thread is inside a library: a thread of its own sees signals.
+    main thread is inside a library: a thread of its own sees signals. The first one is told of at once.
 
     Blocks may lie in each other. A signal that came to the outer one before is the inner one's too, and the other way
     round: it may come between the last step of the one and the first of the other.
 
     Args:
         leave: called before the process is ended so, to tidy up; what it returns is printed.
+        tells: whether the first signal is told of, as one rank does for all.
     """
     found = Noted()
     if threading.current_thread() is not threading.main_thread():  # where Python lets nobody set handlers
@@ -59,7 +67,7 @@ def noted(leave: Callable[[], str] = lambda: "") -> Iterator[Noted]:
     theirs.setblocking(False)
     before = {number: signal.signal(number, _go_on) for number in WISHES}
     descriptor = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-    watcher = threading.Thread(target=_watch, args=(ours, found), name="signals", daemon=True)
+    watcher = threading.Thread(target=_watch, args=(ours, found, tells), name="signals", daemon=True)
     watcher.start()
     try:
         yield found
@@ -78,12 +86,12 @@ def _go_on(*_: object) -> None:
     """The handler: without one a signal would end the process, and never come to the watcher."""
 
 
-def _watch(ours: socket.socket, found: Noted) -> None:
+def _watch(ours: socket.socket, found: Noted, tells: bool) -> None:
     while True:
         try:
             numbers = ours.recv(64)
         except TimeoutError:
-            _end(found.signal, f"not at the end of a step {GRACE_S:.0f} s after the signal")
+            _end(found.signal, f"{found.waits_for} was not done {GRACE_S:.0f} s after the signal")
         if not numbers:  # the block has ended
             return
         for number in numbers:
@@ -91,6 +99,11 @@ def _watch(ours: socket.socket, found: Noted) -> None:
                 continue
             if not found.signal:
                 found.since, found.signal = time.monotonic(), number
+                if tells:
+                    _say(
+                        f"{signal.Signals(number).name}: stopping after {found.waits_for}; once more, "
+                        f"{_SAME_WISH_S:g} s from now or later, ends at once."
+                    )
             elif time.monotonic() - found.since > _SAME_WISH_S:
                 _end(number, "a second signal came")
         if found.signal:
@@ -100,7 +113,11 @@ def _watch(ours: socket.socket, found: Noted) -> None:
 def _end(number: int, why: str) -> None:
     try:
         said = " ".join([leave() for _, leave in reversed(_inside)])
-        sys.stderr.write(f"Ended at once, {why}: {said}\n")
-        sys.stderr.flush()
+        _say(f"Ended at once, {why}: {said}")
     finally:
         os._exit(128 + number)  # no exception reaches a main thread that is inside a library
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shlex
 import time
 from collections.abc import Callable
 from typing import Any
@@ -34,13 +35,12 @@ from twistnet.precision import use_fast_kernels
 from twistnet.profiling import Profile
 from twistnet.progress import Progress
 from twistnet.recipe import Recipe
-from twistnet.reporting import Report, counted
+from twistnet.reporting import Report, counted, spans
 from twistnet.run_folder import RunFolder
 from twistnet.sameness import changed_data, data_of, refuse_different_starts
 from twistnet.schedule import lr_at
 from twistnet.starting import Start
 from twistnet.step import TrainStep
-from twistnet.watchdog import Watchdog
 from twistnet.weights import LoadReport, save
 
 _AT_THE_END_S = 300.0  # that the last checkpoint may take, with what is tried again
@@ -87,7 +87,8 @@ class _Run:
         prepare: Callable[[nn.Module], LoadReport | None],
     ) -> None:
         self.job, self.recipe, self.world = job, recipe, world
-        self.folder = RunFolder(job.run_dir)
+        self.folder, self.watchdog = RunFolder(job.run_dir), world.watchdog
+        self.watchdog.at("opening the data")
         if start is None:
             self.folder.refuse_to_overwrite()
         else:
@@ -104,14 +105,13 @@ class _Run:
         self.steps_per_epoch = len(self.train_loader)
         self.epoch = self.step_in_epoch = self.logged = 0
         self.best_top1, self.best_epoch = -1.0, 0
-        self.skipped = 0
+        self.skipped, self.saved = 0, start is not None
         self.decoded_by = start.state.get("decoder") if start else None
         self.data = data_of(job, recipe, world, self.train_loader, self.val_loader)
         self.meter = Meter(world, self.train_loader)
         self.changed = self._restore(start) if start else []
         self.agreed = Agreement(world)
         self.taking_part = taking_part.measure(world, sum(parameter.numel() for parameter in self.model.parameters()))
-        self.watchdog = Watchdog(self.folder.path, world.rank, 60 * job.hang_minutes)
         self.saved_at = time.monotonic()
         self.checkpoints: Checkpoints | None = None
         world.wait_for_all()  # before rank 0 writes into a folder that another rank may still be looking into
@@ -124,7 +124,6 @@ class _Run:
 
     def close(self) -> None:
         """Ends what runs beside, and lets other processes write into the folder."""
-        self.watchdog.close()
         if self.checkpoints is not None:
             self.checkpoints.close()
         self.folder.release()
@@ -136,7 +135,7 @@ class _Run:
 
     def run(self) -> Outcome:
         """Trains to the end."""
-        self.watchdog.start()
+        self.watchdog.at("the start")
         score = None
         images = self.train_loader.num_samples
         done = self.epoch * images + self._images_before(self.step_in_epoch)
@@ -155,16 +154,17 @@ class _Run:
         if self.world.is_main:
             self.checkpoints = Checkpoints(self.folder.path, progress.say, rotate=self.rotate)
         try:
-            with signals.noted(self._leave) as self.stopping:
+            with signals.noted(self._leave, tells=self.world.is_main) as self.stopping:
                 while self.epoch < self.recipe.epochs:
                     with explained(self.recipe):
                         score = self._run_epoch(progress)
                 self.watchdog.at("the last checkpoint")
+                self.stopping.waits_for = "the last checkpoint"
                 # A run that was finished already is scored once more, and its weights are written again.
                 score = score or self._score(progress)
                 self.agreed.close()
                 if self.checkpoints is not None:
-                    self.checkpoints.finish(_AT_THE_END_S)
+                    self.checkpoints.finish(_AT_THE_END_S, self.stopping)
         finally:
             self.profile.close()
             progress.close()
@@ -213,7 +213,8 @@ class _Run:
                 progress.say(f"Compiled for {size} px: the first step took {self.train_step.compile_s[size]:.0f} s.")
             progress.advance(self._images_before(self.step_in_epoch) - self._images_before(self.step_in_epoch - 1))
             last = self.step_in_epoch == self.steps_per_epoch
-            if self.step_in_epoch % self.job.log_every == 0 or last:
+            too_many = self.train_step.skipping.exceed(self.job.max_skips, self.step)
+            if self.step_in_epoch % self.job.log_every == 0 or last or too_many:
                 self._log_steps(progress)
                 if not last and self._checkpoint_is_due():
                     self._save(gather_buffers(self.train_step.models, self.world))
@@ -222,12 +223,11 @@ class _Run:
 
     def _score(self, progress: Progress) -> Score:
         """On the validation split, with batch norm's statistics averaged over the ranks."""
-        self.watchdog.at("validation")
+        self.watchdog.at("scoring")
         step, stopping = self.train_step, self.epoch < self.recipe.epochs
         buffers = average_buffers(step.models, self.world)
 
         def after_batch() -> None:
-            self.watchdog.at("validation")
             if stopping:
                 self._stop_if_asked(progress, buffers)
 
@@ -262,21 +262,25 @@ class _Run:
         skipped = self.train_step.skipping.read()
         if not skipped.steps:
             return {}
-        self.skipped += skipped.steps
-        place = skipped.first - self.epoch * self.steps_per_epoch
-        if self.world.is_main:
-            ids = self.train_loader.ids(self.epoch, place).tolist()
-            self.folder.append_bad_step({"step": skipped.first, "epoch": self.epoch, "place": place, "ids": ids})
+        many = len(skipped.steps)
+        self.skipped += many
+        self.report.bad_steps(skipped.steps, self.epoch, self.steps_per_epoch, self.job)
+        if not self.saved:  # replay needs weights, and these are as they were before the steps
+            self._save(gather_buffers(self.train_step.models, self.world))
+        replay = f"twistnet replay {shlex.quote(str(self.folder.path))}"
         progress.say(
-            f"[Warning] {counted(skipped.steps, 'step')} skipped, {self.skipped} so far: no finite gradient in step "
-            f"{skipped.first + 1}; look into it with twistnet replay {self.folder.path}."
+            f"[Warning] {counted(many, 'step')} skipped, {self.skipped} so far: no finite gradient in "
+            f"step{'s' * (many > 1)} {spans(step + 1 for step in skipped.steps)}; look into it with {replay}."
         )
         if skipped.in_a_row > self.job.max_skips:
+            if self.checkpoints is not None:
+                self.checkpoints.finish(_AT_A_STOP_S)
+            self.world.wait_for_all()  # a launcher ends all ranks as soon as one has ended
             raise InputError(
                 f"{skipped.in_a_row} steps in a row had no finite gradient, more than --max_skips "
-                f"{self.job.max_skips}: {self._instead()}, and see twistnet replay {self.folder.path}."
+                f"{self.job.max_skips}: {self._instead()}, and see {replay}."
             )
-        return {"skipped": skipped.steps}
+        return {"skipped": many}
 
     def _finish_epoch(self, score: Score, progress: Progress) -> None:
         measured, stages, seen = self.meter.read_epoch()
@@ -335,6 +339,7 @@ class _Run:
 
     def _save(self, buffers: Tensor, *names: str) -> None:
         """Has a checkpoint written, as the latest and under other names."""
+        self.saved = True
         if self.checkpoints is None:
             return
         # The last logged loss is from before the last update.

@@ -33,6 +33,11 @@ class Watchdog:
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
+    @classmethod
+    def none(cls) -> Watchdog:
+        """One that watches nothing."""
+        return cls(Path(), 0, 0.0)
+
     def start(self) -> None:
         """Begins to watch; until `close`, which has to follow, however what is watched ends."""
         if self._limit_s > 0:

@@ -99,7 +99,7 @@ def finetune(
         keep_every: epochs between checkpoints that are kept for good; 0 keeps none.
         hang_minutes: longest time without progress, after which the run says where it hangs and ends; 0: any.
         max_skips: most steps in a row that may be skipped for want of a finite gradient.
-        force: go on from a checkpoint with other data or another recipe than its own.
+        force: go on from a checkpoint with other values of the recipe, or other images of the same classes.
     """
     folder = run_folder_of(resume, run_dir, Path("runs/finetune"), "--run_dir")
     if weights == "":
@@ -162,7 +162,7 @@ def finetune(
         hang_minutes=hang_minutes,
         max_skips=max_skips,
     )
-    with distributed.join(device) as world:
+    with distributed.join(device, job.watchdog()) as world:
         settled = fit_batch(settled, job, world, auto=batch_size == "auto", start=begun)
         result = finetune_fold(
             job,

@@ -131,7 +131,7 @@ def launch(
         made = _TARGETS[target](plan, **own)
     except ValueError as error:
         raise InputError(str(error)) from error
-    for note in made.notes:
+    for note in [*made.notes, *(outside(plan) if target in ("kubernetes", "skypilot") and plan.mounts else [])]:
         print(f"[Note] {note}", file=sys.stderr)
     if dry_run:
         print(made)
@@ -167,6 +167,20 @@ def going_on(command: Sequence[str]) -> list[str]:
     function = _function(name)
     resumes = "resume" not in parameters_of(function) or "resume" in parse(function, words)  # a sweep always goes on
     return [*command] if resumes else [*command, "--resume", "auto"]
+
+
+def outside(plan: Plan) -> list[str]:
+    """What of the command's folders is in none of the mounts, a sentence each."""
+    name, *words = plan.command
+    given = parse(_function(name), words)
+    folder, default = ("checkpoint_dir", "checkpoints") if name == "pretrain" else ("run_dir", "runs/finetune")
+    data_dir, run_dir = str(given["data_dir"]), str(given.get(folder, default))
+    notes = []
+    if "://" not in data_dir and not plan.sees(data_dir):
+        notes.append(f"--data_dir {data_dir} is in none of --mounts: it has to be there already where the job runs.")
+    if not plan.sees(run_dir):
+        notes.append(f"--{folder} {run_dir} is in none of --mounts: the checkpoints are lost with the machines.")
+    return notes
 
 
 def submit(made: Launch) -> int:

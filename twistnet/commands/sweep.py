@@ -20,7 +20,7 @@ from twistnet.arguments import Url
 from twistnet.building import check_model, make_model, open_split
 from twistnet.commands.finetune import finetune
 from twistnet.datasets import check_dataset, check_fold
-from twistnet.distributed import World
+from twistnet.distributed import World, watched
 from twistnet.finetuning import finetune_fold
 from twistnet.fitting import fit_batch
 from twistnet.job import Job
@@ -212,16 +212,17 @@ def _execute(run: Run, asked: _Asked, world: World, ranks: Ranks) -> None:
         **asked.changes,
     )
     job = asked.job_of(run)
-    finetune_fold(
-        job,
-        fit_batch(settled, job, world, auto=asked.fits, start=begun),
-        world,
-        dataset=asked.dataset,
-        fold=run.fold,
-        weights=run.weights,
-        start=begun,
-        resume=True,
-    )
+    with watched(world, job.watchdog()) as alone:
+        finetune_fold(
+            job,
+            fit_batch(settled, job, alone, auto=asked.fits, start=begun),
+            alone,
+            dataset=asked.dataset,
+            fold=run.fold,
+            weights=run.weights,
+            start=begun,
+            resume=True,
+        )
 
 
 def _check(plan: Plan, asked: _Asked, world: World) -> None:
