@@ -23,6 +23,7 @@ COMMANDS = {
     "train": Command("bench.training:train", "Measure training end to end beside each of its stages alone"),
     "checkpoint": Command("bench.checkpoint:checkpoint", "Measure what a checkpoint costs training, beside torch.save"),
     "torture": Command("bench.torture:torture", "Kill and stop a run at random, and hold it to an untouched one"),
+    "sweep": Command("bench.sweep:sweep", "Kill a shared sweep at random, and hold it to an undisturbed one"),
     "soak": Command("bench.soak:soak", "Train for many small batches, and refuse what grows"),
     "learning": Command("bench.learning:learning", "Train models on photographs over several seeds"),
     "augment": Command("bench.augment:augment", "Measure what augmentation costs a core, beside torchvision and timm"),

@@ -26,7 +26,8 @@ def write_run(folder: Path, *, top1: float = 0.5, changes: dict[str, Any] | None
         **{"model": "resnet18", "dataset": "dtd", "fold": 1, "seed": 42, "recipe": "dtd", "tune": "all", "epochs": 100},
         **{"val_top1": top1, "best_epoch": 1, "test_top1": top1, "test_top5": (1 + top1) / 2, "test_balanced": top1},
         **{"test_samples": 1880, "num_classes": 47, "weights": "weights/a.pt", "weights_sha256": "aa"},
-        **{"images_per_s": 1000.0, "seconds": 60.0, "step_seconds": 55.0, "parameters": 11_200_000},
+        **{"images_per_s": 1000.0, "seconds": 60.0, "step_seconds": 55.0, "eval_seconds": 4.0},
+        "parameters": 11_200_000,
         **result,
     }
     recipe = named(values["recipe"]).with_changes(

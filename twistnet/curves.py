@@ -48,6 +48,7 @@ def draw_curves(folder: RunFolder) -> None:
     for axes in (loss, accuracy, lr, speed):
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
+        axes.set_title(axes.get_title(), y=1.0)  # by number too
     loss.legend()
     accuracy.legend()
     handles = [*speed.get_legend_handles_labels()[0], *waiting.get_legend_handles_labels()[0]]

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from loaders import InputError, Loader
-from twistnet.building import make_model, open_split
+from twistnet.building import open_split
 from twistnet.checkpoints import load_checkpoint
 from twistnet.counting import parameters
 from twistnet.distributed import World
@@ -52,6 +52,7 @@ class Result:
         images_per_s: trained on, over all ranks.
         seconds: that this start took.
         step_seconds: of these, in training steps and waiting for their batches.
+        eval_seconds: of these, in validation and the test; a probe's validation is part of its steps.
         parameters: of the model.
     """
 
@@ -74,6 +75,7 @@ class Result:
     images_per_s: float
     seconds: float
     step_seconds: float
+    eval_seconds: float
     parameters: int
 
 
@@ -87,6 +89,7 @@ class _Trained:
     best_epoch: int
     images_per_s: float
     step_seconds: float
+    eval_seconds: float
     loaded: Mapping[str, Any] | None
 
 
@@ -130,8 +133,10 @@ def finetune_fold(
         if recipe.tune == "probe":
             trained = _probed(job, recipe, world, prepare)
         else:
-            trained = _trained(job, recipe, world, prepare, start, len(test_loader.classes))
+            trained = _trained(job, recipe, world, prepare, start)
+        testing = time.monotonic()
         score = _test(trained.model, test_loader, recipe, world, folder)
+        test_seconds = time.monotonic() - testing
     finally:
         test_loader.close()
     loaded = trained.loaded or {}
@@ -155,6 +160,7 @@ def finetune_fold(
         images_per_s=trained.images_per_s,
         seconds=round(time.monotonic() - begun, 3),
         step_seconds=round(trained.step_seconds, 3),
+        eval_seconds=round(trained.eval_seconds + test_seconds, 3),
         parameters=parameters(trained.model),
     )
     if world.is_main:  # the last file: who finds it finds all the others
@@ -189,6 +195,7 @@ def _probed(job: Job, recipe: Recipe, world: World, prepare: Callable[[nn.Module
         best_epoch=1,
         images_per_s=probed.images_per_s,
         step_seconds=probed.step_seconds,
+        eval_seconds=0.0,
         loaded=dataclasses.asdict(probed.loaded) if probed.loaded else None,
     )
 
@@ -199,20 +206,20 @@ def _trained(
     world: World,
     prepare: Callable[[nn.Module], LoadReport | None],
     start: Start | None,
-    num_classes: int,
 ) -> _Trained:
     outcome = train(job, recipe, world, start=start, prepare=prepare)
-    model = make_model(recipe, num_classes, world)
     world.wait_for_all()  # until rank 0 has written best.pt
-    kept = load_checkpoint(RunFolder(job.run_dir).best)
-    model.load_state_dict(kept["ema"] or kept["model"])
+    if outcome.best_epoch < recipe.epochs:  # else the model is that epoch's as it is
+        kept = load_checkpoint(RunFolder(job.run_dir).best)
+        outcome.model.load_state_dict(kept["ema"] or kept["model"])
     return _Trained(
-        model=model,
+        model=outcome.model,
         epochs=recipe.epochs,
         val_top1=outcome.best_top1,
         best_epoch=outcome.best_epoch,
         images_per_s=outcome.images_per_s,
         step_seconds=outcome.step_seconds,
+        eval_seconds=outcome.eval_seconds,
         loaded=outcome.weights_from,
     )
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from launch.ranks import Ranks
 from loaders import InputError
 from loaders.kept import KeptPixels
@@ -95,6 +97,8 @@ class Outcome:
         last: the score after the last epoch.
         images_per_s: trained on in the run's whole epochs, over all ranks and starts, validation left out.
         step_seconds: that this start spent in training, from the wait for an epoch's first batch to its last step.
+        eval_seconds: that it spent in validation.
+        model: as it was scored last: after the last epoch, the moving average where there is one.
         weights: the final weights.
         weights_from: what `prepare` loaded when the run began, as `LoadReport` has it; None: nothing.
     """
@@ -104,5 +108,7 @@ class Outcome:
     last: Score
     images_per_s: float
     step_seconds: float
+    eval_seconds: float
+    model: nn.Module
     weights: Path
     weights_from: Mapping[str, Any] | None

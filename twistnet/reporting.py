@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -45,6 +46,7 @@ class Report:
         self._bad_told = 0
         self._epochs = 0
         self._draw_from = time.monotonic() + _FIRST_DRAWN_S
+        self._drawing: threading.Thread | None = None
 
     def hello(self, recipe: Recipe, job: Job, step: int, changed: list[str], progress: Progress) -> None:
         """Says what begins."""
@@ -121,11 +123,29 @@ class Report:
         )
         if bound:
             progress.say(self._setting.line(seen))
-        if row["epoch"] == self._epochs or time.monotonic() >= self._draw_from:
-            self._draw(progress)
+
+    def draw(self, epoch: int, progress: Progress) -> None:
+        """Has the curves drawn by a thread, after the last epoch and after others where it is time: with epochs of a
+        second a third of the time would go into pictures.
+
+        Args:
+            epoch: that has ended, counted from 1.
+            progress: told where they cannot be drawn.
+        """
+        busy = self._drawing is not None and self._drawing.is_alive()
+        if epoch < self._epochs and (busy or time.monotonic() < self._draw_from):
+            return
+        self.close()
+        self._drawing = threading.Thread(target=self._draw, args=(progress,), name="curves", daemon=True)
+        self._drawing.start()
+
+    def close(self) -> None:
+        """Waits for the curves that are being drawn."""
+        if self._drawing is not None:
+            self._drawing.join()
 
     def _draw(self, progress: Progress) -> None:
-        """Draws the curves, and says when again: with epochs of a second a third of the time would go into pictures."""
+        """Draws them, and says when again."""
         began = time.monotonic()
         try:
             draw_curves(self._folder)

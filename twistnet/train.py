@@ -106,6 +106,7 @@ class _Run:
         self.epoch = self.step_in_epoch = self.logged = 0
         self.best_top1, self.best_epoch = -1.0, 0
         self.skipped, self.saved = 0, start is not None
+        self.eval_s = 0.0
         self.decoded_by = start.state.get("decoder") if start else None
         self.data = data_of(job, recipe, world, self.train_loader, self.val_loader)
         self.meter = Meter(world, self.train_loader)
@@ -163,22 +164,26 @@ class _Run:
                 # A run that was finished already is scored once more, and its weights are written again.
                 score = score or self._score(progress)
                 self.agreed.close()
+                weights = self.folder.path / self.job.weights_name
                 if self.checkpoints is not None:
-                    self.checkpoints.finish(_AT_THE_END_S, self.stopping)
+                    try:
+                        save(self.train_step.scored, weights)  # while the last checkpoint is being written
+                    finally:
+                        self.checkpoints.finish(_AT_THE_END_S, self.stopping)
         finally:
             self.profile.close()
+            self.report.close()
             progress.close()
             self.train_loader.close()
             self.val_loader.close()
-        weights = self.folder.path / self.job.weights_name
-        if self.world.is_main:
-            save(self.train_step.scored, weights)
         return Outcome(
             best_top1=self.best_top1,
             best_epoch=self.best_epoch,
             last=score,
             images_per_s=self.meter.images_per_s,
             step_seconds=self.meter.step_s,
+            eval_seconds=self.eval_s,
+            model=self.train_step.scored,
             weights=weights,
             weights_from=self.weights_from,
         )
@@ -224,14 +229,14 @@ class _Run:
     def _score(self, progress: Progress) -> Score:
         """On the validation split, with batch norm's statistics averaged over the ranks."""
         self.watchdog.at("scoring")
-        step, stopping = self.train_step, self.epoch < self.recipe.epochs
+        step, stopping, began = self.train_step, self.epoch < self.recipe.epochs, time.monotonic()
         buffers = average_buffers(step.models, self.world)
 
         def after_batch() -> None:
             if stopping:
                 self._stop_if_asked(progress, buffers)
 
-        return evaluate(
+        score = evaluate(
             step.scored,
             self.val_loader,
             self.world,
@@ -239,6 +244,8 @@ class _Run:
             flip_tta=self.recipe.flip_tta,
             after_batch=after_batch,
         )
+        self.eval_s += time.monotonic() - began
+        return score
 
     def _lr(self, step: int) -> float:
         return lr_at(
@@ -293,6 +300,8 @@ class _Run:
             self.report.epoch(row | {"stages": stages} | gates(self.train_step.scored), score, seen, progress)
         kept = self.job.keep_every > 0 and self.epoch % self.job.keep_every == 0
         self._save(buffers, *([BEST] if better else []), *([epoch_name(self.epoch)] if kept else []))
+        if self.world.is_main:
+            self.report.draw(self.epoch, progress)
 
     def _refuse_divergence(self, what: str, value: float) -> None:
         """Raises InputError for a value that is not finite, before anything of it reaches a checkpoint."""
@@ -343,7 +352,7 @@ class _Run:
         if self.checkpoints is None:
             return
         # The last logged loss is from before the last update.
-        largest = torch.stack([parameter.detach().abs().max() for parameter in self.model.parameters()]).max()
+        largest = nn.utils.get_total_norm(list(self.model.parameters()), norm_type=math.inf)
         self._refuse_divergence("largest weight", float(largest))
         self.checkpoints.save(self._state(buffers), (LATEST, *names))
         self.saved_at = time.monotonic()
