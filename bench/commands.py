@@ -26,6 +26,7 @@ COMMANDS = {
     "sweep": Command("bench.sweep:sweep", "Kill a shared sweep at random, and hold it to an undisturbed one"),
     "soak": Command("bench.soak:soak", "Train for many small batches, and refuse what grows"),
     "learning": Command("bench.learning:learning", "Train models on photographs over several seeds"),
+    "transfer": Command("bench.transfer:transfer", "Fine-tune pretrained models beside the same from scratch"),
     "augment": Command("bench.augment:augment", "Measure what augmentation costs a core, beside torchvision and timm"),
     "bookkeeping": Command("bench.bookkeeping:bookkeeping", "Measure what exact order and draws cost a processor"),
     "stages": Command("bench.stages:stages", "Measure where a core's time goes in decoding"),
