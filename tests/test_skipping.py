@@ -14,10 +14,11 @@ from training import pretrain
 
 import loaders
 from bench.recorded import watched
-from loaders import Batch
+from loaders import Batch, InputError
 from twistnet.__main__ import main
 from twistnet.distributed import World
 from twistnet.recipes import named
+from twistnet.replaying import bad_step
 from twistnet.step import TrainStep
 
 CPU = World(rank=0, world_size=1, device=torch.device("cpu"))
@@ -160,3 +161,22 @@ def test_replaying_refuses(tree: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert "step 9 is none of the skipped steps" in capsys.readouterr().err
     assert main(["replay", str(tmp_path), data]) == 1
     assert "holds no checkpoint that can be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("line", ["[1]", "5", '{"a": 1}', "null", '{"step": "4", "epoch": 1, "place": 0, "ids": [1]}'])
+def test_a_line_that_no_run_writes_is_refused(tmp_path: Path, line: str) -> None:
+    whole = '{"step": 4, "epoch": 1, "place": 0, "ids": [1]}\n'
+    (tmp_path / "bad_steps.jsonl").write_text(whole + line + "\n")
+    with pytest.raises(
+        InputError, match=r"bad_steps\.jsonl has a line '.*', which a run does not write: a line is step"
+    ):
+        bad_step(tmp_path, None)
+
+
+def test_a_torn_line_is_left_out(tmp_path: Path) -> None:
+    whole = '{"step": 4, "epoch": 1, "place": 0, "ids": [1]}\n'
+    (tmp_path / "bad_steps.jsonl").write_text(whole + whole[:20])
+    assert bad_step(tmp_path, None) == {"step": 4, "epoch": 1, "place": 0, "ids": [1]}
+    (tmp_path / "bad_steps.jsonl").write_text(whole[:20])
+    with pytest.raises(InputError, match=r"bad_steps\.jsonl holds no whole line"):
+        bad_step(tmp_path, None)

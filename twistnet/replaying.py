@@ -58,16 +58,29 @@ def bad_step(folder: Path, step: int | None) -> dict[str, Any]:
     """
     path = RunFolder(folder).bad_steps
     try:
-        rows = [dict(json.loads(line)) for line in path.read_text().splitlines()]
+        lines = path.read_text(errors="replace").splitlines()
     except FileNotFoundError:
         raise InputError(f"{folder} holds no {path.name}: no step of it was skipped.") from None
-    except ValueError as error:
-        raise InputError(f"{path} cannot be read ({error}): it is a JSON object a line.") from error
+    rows = [row for line in lines if (row := _noted(line, path))]
+    if not rows:
+        raise InputError(f"{path} holds no whole line: no step of it is known.")
     found = [row for row in rows if step is None or row["step"] == step]
     if not found:
         known = ", ".join(str(row["step"] + 1) for row in rows[-8:])
         raise InputError(f"step {(step or 0) + 1} is none of the skipped steps in {path}: take {known}.")
     return found[-1]
+
+
+def _noted(line: str, path: Path) -> dict[str, Any] | None:
+    """What a line says of a step; None of one that a kill or a power cut has torn."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    kinds = {"step": int, "epoch": int, "place": int, "ids": list}
+    if not isinstance(row, dict) or any(type(row.get(name)) is not kind for name, kind in kinds.items()):
+        raise InputError(f"{path} has a line {line[:60]!r}, which a run does not write: a line is {', '.join(kinds)}.")
+    return row
 
 
 def replay(folder: Path, data_dir: Path, world: World, step: int | None = None, *, amp: bool | None = None) -> Replay:

@@ -6,13 +6,73 @@ recipe.json   env.json   log.jsonl   checkpoints   <model>_<data>.pt   .safetens
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 from loaders import InputError
+from loaders.errors import one_line
 from loaders.files import clear_unfinished, take_lock, write_atomically
 from twistnet.checkpoints import BEST, LATEST, WRITTEN
+
+
+class Lines:
+    """A file that grows by whole lines; what a full disk refuses is kept, and written with the next line.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._waiting: list[str] = []
+
+    def add(self, line: str, say: Callable[[str], None]) -> None:
+        """Adds a line, now or later.
+
+        Args:
+            line: without a line break.
+            say: told once where it cannot be written, and once where it was after all.
+        """
+        self._waiting.append(line)
+        if reason := self._write():
+            if len(self._waiting) == 1:
+                say(
+                    f"[Warning] {self._path.name} could not be written ({reason}): training goes on, and its rows are "
+                    "kept and written with the next one."
+                )
+        elif len(self._waiting) > 1:
+            say(f"{self._path.name} is written after all.")
+        if not reason:
+            self._waiting = []
+
+    def finish(self, say: Callable[[str], None]) -> None:
+        """Tries what is still waiting once more, and tells what stays lost."""
+        if self._waiting and (reason := self._write()):
+            say(f"[Warning] the last {len(self._waiting)} rows of {self._path} are lost ({reason}).")
+        self._waiting = []
+
+    def _write(self) -> str:
+        """Writes all that waits, or nothing of it; why not."""
+        text = "".join(f"{line}\n" for line in self._waiting).encode()
+        try:
+            file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+            try:
+                size = os.fstat(file).st_size
+                torn = size and os.pread(file, 1, size - 1) != b"\n"  # by a kill or a power cut
+                left = memoryview(b"\n" * torn + text)
+                try:
+                    while left:
+                        left = left[os.write(file, left) :]  # of a disk that has little room it may take a part
+                except OSError:
+                    os.ftruncate(file, size)
+                    raise
+            finally:
+                os.close(file)
+        except OSError as error:
+            return one_line(error.strerror or error)
+        return ""
 
 
 class RunFolder:
@@ -25,6 +85,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock: TextIO | None = None
+        self._log, self._bad_steps = Lines(self.log), Lines(self.bad_steps)
 
     def make(self) -> None:
         """Makes the folder, keeps others from writing there, and clears what a killed process has left half-written.
@@ -47,7 +108,9 @@ class RunFolder:
         (self.path / WRITTEN).unlink(missing_ok=True)
 
     def release(self) -> None:
-        """Lets other processes write here."""
+        """Lets other processes write here, after a last attempt at rows that a full disk has refused."""
+        self._log.finish(print)
+        self._bad_steps.finish(print)
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -80,20 +143,18 @@ class RunFolder:
         text = json.dumps(values, indent=2, allow_nan=False) + "\n"
         write_atomically(self.path / name, lambda file: file.write(text.encode()))
 
-    def append(self, row: Mapping[str, Any]) -> None:
-        """Adds a row to the log."""
-        with self.log.open("a") as file:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
+    def append(self, row: Mapping[str, Any], say: Callable[[str], None] = print) -> None:
+        """Adds a row to the log; one that cannot be written is told, and written with the next."""
+        self._log.add(json.dumps(row, allow_nan=False), say)
 
     @property
     def bad_steps(self) -> Path:
         """The steps without a finite gradient, a JSON object a line: step, epoch, place in it, and ids of the batch."""
         return self.path / "bad_steps.jsonl"
 
-    def append_bad_step(self, row: Mapping[str, Any]) -> None:
-        """Notes a step that was skipped."""
-        with self.bad_steps.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+    def append_bad_step(self, row: Mapping[str, Any], say: Callable[[str], None] = print) -> None:
+        """Notes a step that was skipped, like `append`."""
+        self._bad_steps.add(json.dumps(row), say)
 
     def rows(self) -> list[dict[str, Any]]:
         """The log's rows, up to the first line that a kill or a power cut has torn."""

@@ -273,7 +273,8 @@ class _Run:
         place = skipped.first - self.epoch * self.steps_per_epoch
         if self.world.is_main:
             ids = self.train_loader.ids(self.epoch, place).tolist()
-            self.folder.append_bad_step({"step": skipped.first, "epoch": self.epoch, "place": place, "ids": ids})
+            bad = {"step": skipped.first, "epoch": self.epoch, "place": place, "ids": ids}
+            self.folder.append_bad_step(bad, progress.say)
         progress.say(
             f"[Warning] {counted(skipped.steps, 'step')} skipped, {self.skipped} so far: no finite gradient in step "
             f"{skipped.first + 1}; look into it with twistnet replay {self.folder.path}."
