@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from loaders import InputError, files
-from twistnet import checkpoints
+from twistnet import checkpoints, weights
 from twistnet.checkpoints import BEST, KEYS, LATEST, PREVIOUS, Checkpoints, load_checkpoint, newest, readable
 
 Write = Callable[[BinaryIO], object]
@@ -25,8 +25,14 @@ Write = Callable[[BinaryIO], object]
 def state(step: int, size: int = 1000) -> dict[str, Any]:
     weights = torch.full((size,), float(step))
     moments = {"momentum": torch.full((3, 4, 5, 5), step).to(memory_format=torch.channels_last), "lr": 0.1 * step}
-    rest: dict[str, Any] = dict.fromkeys(KEYS)
-    return rest | {"model": {"weight": weights}, "optimiser": [moments], "epoch": 0, "step_in_epoch": step}
+    data = {"train_split": "train", "val_split": "val", "fingerprint": "a", "val_fingerprint": "b"}
+    rest: dict[str, Any] = dict.fromkeys(KEYS) | {
+        **{"buffers": torch.zeros(1, 2), "scaler": {}, "dtype": "torch.float32", "best_top1": -1.0, "best_epoch": 0},
+        **{"recipe": {}, "data": data | {"classes": ["cat"], "samples": 1, "total_batch": 1}},
+        "meter": {"epoch_sums": [0.0] * 4, "images": 0.0, "seconds": 0.0},
+    }
+    optimiser = {"state": moments, "param_groups": []}
+    return rest | {"model": {"weight": weights}, "optimiser": optimiser, "epoch": 0, "step_in_epoch": step}
 
 
 @pytest.fixture
@@ -53,6 +59,35 @@ def test_names_are_kept_as_asked_for(writer: Checkpoints, tmp_path: Path, said: 
     assert steps == {LATEST: 4, PREVIOUS: 3, BEST: 1, "epoch-0003.pt": 3}, "and nothing half-written"
     assert (tmp_path / PREVIOUS).samefile(tmp_path / "epoch-0003.pt"), "one file of two names"
     assert said == []
+    writer.save(state(5), [LATEST, BEST])  # the last of all: what is linked after it would be a file that is gone
+    writer.finish(60)
+    assert {path.name: step_of(path) for path in tmp_path.iterdir()} == steps | {LATEST: 5, PREVIOUS: 4, BEST: 5}
+    assert said == []
+
+
+def test_there_is_a_latest_at_every_moment(
+    writer: Checkpoints, tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the new one cannot take its name, the old one still has it."""
+    writer.save(state(1), [LATEST])
+    writer.finish(60)
+    right, refused = os.replace, threading.Event()
+
+    def replace(source: Path, target: Path) -> None:
+        if Path(target).name == LATEST and not refused.is_set():
+            refused.set()
+            assert step_of(tmp_path / LATEST) == 1
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        right(source, target)
+
+    monkeypatch.setattr(checkpoints, "_RETRY_S", (0.5,))
+    monkeypatch.setattr(os, "replace", replace)
+    writer.save(state(2), [LATEST])
+    assert refused.wait(60)
+    assert step_of(tmp_path / LATEST) == 1
+    writer.finish(60)
+    assert step_of(tmp_path / LATEST) == 2
+    assert "latest.pt could not be written (Input/output error)" in said[0]
 
 
 def test_what_is_written_is_the_state_when_it_was_saved(
@@ -66,17 +101,17 @@ def test_what_is_written_is_the_state_when_it_was_saved(
 
     monkeypatch.setattr(checkpoints, "write_atomically", late)
     first, second = state(1), state(2)
-    expected = [torch.tensor(1.0).expand(1000).clone(), first["optimiser"][0]["momentum"].clone()]
+    expected = [torch.tensor(1.0).expand(1000).clone(), first["optimiser"]["state"]["momentum"].clone()]
     writer.save(first, [LATEST, BEST])  # returns, though nothing can be written yet
     first["model"]["weight"].zero_()
-    first["optimiser"][0]["momentum"].zero_()
+    first["optimiser"]["state"]["momentum"].zero_()
     writer.save(second, [LATEST])
     second["model"]["weight"].zero_()
     gate.set()
     writer.finish(60)
     best = torch.load(tmp_path / BEST, weights_only=True)
     assert torch.equal(best["model"]["weight"], expected[0])
-    momentum = best["optimiser"][0]["momentum"]
+    momentum = best["optimiser"]["state"]["momentum"]
     assert torch.equal(momentum, expected[1])
     assert momentum.is_contiguous(memory_format=torch.channels_last), "as the optimiser's kernels want it"
     assert torch.load(tmp_path / LATEST, weights_only=True)["model"]["weight"].unique().tolist() == [2.0]
@@ -240,3 +275,77 @@ def test_hostile_files_run_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read as a checkpoint"):
         load_checkpoint(tmp_path / LATEST)
     assert not (tmp_path / "ran").exists()
+
+
+def swollen(path: Path, to: Path) -> Path:
+    """The same archive with a deflated entry that unpacks to 256 MiB, a hundred times what torch would need."""
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(to, "w") as target:
+        for entry in source.infolist():
+            target.writestr(entry.filename, source.read(entry))
+        target.writestr("latest/data/99", bytes(1 << 28), zipfile.ZIP_DEFLATED)
+    return to
+
+
+def overlapping(path: Path, to: Path) -> Path:
+    """The same archive, whose list of entries names the largest of them a thousand times."""
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(to, "w") as target:
+        for entry in source.infolist():
+            target.writestr(entry.filename, source.read(entry))
+        largest = max(target.infolist(), key=lambda each: each.file_size)
+        target.filelist += [copied(largest, f"latest/data/{number}") for number in range(100, 1100)]
+        target._didModify = True  # type: ignore[attr-defined]
+    return to
+
+
+def copied(entry: zipfile.ZipInfo, name: str) -> zipfile.ZipInfo:
+    found = zipfile.ZipInfo(name)
+    found.header_offset, found.CRC = entry.header_offset, entry.CRC
+    found.file_size = found.compress_size = entry.file_size
+    return found
+
+
+@pytest.mark.parametrize("make", [swollen, overlapping])
+def test_what_unpacks_to_more_than_the_file_is_not_unpacked(
+    tmp_path: Path, make: Callable[[Path, Path], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save({"format": checkpoints.FORMAT, **state(1)}, tmp_path / "whole.pt")
+    hostile = make(tmp_path / "whole.pt", tmp_path / LATEST)
+    unpacked: list[object] = []
+    monkeypatch.setattr(torch, "load", lambda *given, **_: unpacked.append(given))
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", unpacked.append)
+    with pytest.raises(InputError, match=r"cannot be read as a checkpoint \(ValueError: .* bytes, more than the file"):
+        load_checkpoint(hostile)
+    with pytest.raises(InputError, match="cannot be read as weights"):
+        weights.load(torch.nn.Linear(1, 1), hostile)
+    assert unpacked == []
+
+
+DATA = state(1)["data"]
+MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
+    "recipe": ({"recipe": 5}, "holds recipe as int where a run writes dict"),
+    "data": ({"data": "x"}, "holds data as str where a run writes dict"),
+    "no data": ({"data": {}}, "holds data's train_split as NoneType where a run writes str"),
+    "total batch": ({"data": DATA | {"total_batch": "a"}}, "holds data's total_batch as str where a run writes int"),
+    "no batch": ({"data": DATA | {"total_batch": 0}}, "holds a total batch below 1"),
+    "format": ({"format": torch.zeros(2)}, r"has format tensor\(\[0., 0.\]\), this version reads 2"),
+    "epoch": ({"epoch": -1}, "holds epoch -1, below 0"),
+    "step": ({"step_in_epoch": True}, "holds step_in_epoch as bool where a run writes int"),
+    "model": ({"model": None}, "holds model as NoneType where a run writes dict"),
+    "buffers": ({"buffers": [0.0]}, "holds buffers as list where a run writes Tensor"),
+    "optimiser": ({"optimiser": {}}, "holds optimiser's state as NoneType where a run writes dict"),
+    "publish_to": ({"publish_to": 3}, "holds publish_to as int where a run writes str or NoneType"),
+}
+
+
+@pytest.mark.parametrize("what", MALFORMED)
+def test_what_no_run_writes_is_named_and_skipped(tmp_path: Path, said: list[str], what: str) -> None:
+    changes, message = MALFORMED[what]
+    torch.save({"format": checkpoints.FORMAT, **state(1)}, tmp_path / PREVIOUS)
+    torch.save({"format": checkpoints.FORMAT, **state(2), **changes}, tmp_path / LATEST)
+    with pytest.raises(InputError, match=message) as caught:
+        load_checkpoint(tmp_path / LATEST)
+    assert "\n" not in str(caught.value)
+    path, found = newest(tmp_path, said.append) or (None, {})
+    assert (path, found["step_in_epoch"]) == (tmp_path / PREVIOUS, 1)
+    assert len(said) == 1
+    assert "Skipped" in said[0]

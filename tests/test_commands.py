@@ -239,6 +239,11 @@ def test_a_checkpoint_that_lacks_something_is_refused(
     tree: Path, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     state = torch.load(run / "latest.pt", weights_only=True)
+    torch.save(state | {"optimiser": {"state": {}, "param_groups": []}}, run / "latest.pt")
+    assert resume(tree, f"--resume={run / 'latest.pt'}") == 1
+    said = capsys.readouterr().err
+    assert "latest.pt does not fit the model that its recipe names (ValueError: " in said
+    assert said.count("\n") == 1
     del state["meter"]
     torch.save(state, run / "latest.pt")
     assert resume(tree, f"--resume={run / 'latest.pt'}") == 1

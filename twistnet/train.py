@@ -24,7 +24,7 @@ from twistnet.advice import Setting
 from twistnet.agreement import Agreement
 from twistnet.buffers import average_buffers, gather_buffers, set_buffers
 from twistnet.building import explained, make_model, open_split, resumed_job
-from twistnet.checkpoints import BEST, LATEST, Checkpoints, epoch_name
+from twistnet.checkpoints import BEST, LATEST, Checkpoints, epoch_name, fitting
 from twistnet.distributed import World
 from twistnet.evaluate import Score, evaluate
 from twistnet.job import Job, Outcome
@@ -107,7 +107,10 @@ class _Run:
         self.decoded_by = start.state.get("decoder") if start else None
         self.data = data_of(job, recipe, world, self.train_loader, self.val_loader)
         self.meter = Meter(world, self.train_loader)
-        self.changed = self._restore(start) if start else []
+        self.changed: list[str] = []
+        if start:
+            with fitting(start.path):
+                self.changed = self._restore(start)
         self.agreed = Agreement(world)
         self.taking_part = taking_part.measure(world, sum(parameter.numel() for parameter in self.model.parameters()))
         self.watchdog = Watchdog(self.folder.path, world.rank, 60 * job.hang_minutes)
