@@ -74,7 +74,8 @@ def test_a_run_goes_on_while_the_disk_is_full(
 
 def test_what_the_disk_took_of_a_row_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk has room for half of a row, then for nothing, then for all."""
-    folder, said = RunFolder(tmp_path), []
+    said: list[str] = []
+    folder = RunFolder(tmp_path, said.append)
     right, room = os.write, [10**6]
 
     def write(file: int, data: memoryview) -> int:
@@ -84,20 +85,20 @@ def test_what_the_disk_took_of_a_row_is_taken_back(tmp_path: Path, monkeypatch: 
         room[0] -= taken
         return taken
 
-    folder.append({"step": 1}, said.append)
-    folder.append_bad_step({"step": 1}, said.append)
+    folder.append({"step": 1})
+    folder.append_bad_step({"step": 1})
     before = [path.read_bytes() for path in (folder.log, folder.bad_steps)]
     monkeypatch.setattr(os, "write", write)
     for step in (2, 3):
         room[0] = 6
-        folder.append({"step": step}, said.append)
+        folder.append({"step": step})
         room[0] = 6
-        folder.append_bad_step({"step": step}, said.append)
+        folder.append_bad_step({"step": step})
         assert [path.read_bytes() for path in (folder.log, folder.bad_steps)] == before
     assert [line.partition(" could")[0] for line in said] == ["[Warning] log.jsonl", "[Warning] bad_steps.jsonl"]
     room[0] = 10**6
-    folder.append({"step": 4}, said.append)
-    folder.append_bad_step({"step": 4}, said.append)
+    folder.append({"step": 4})
+    folder.append_bad_step({"step": 4})
     assert said[2:] == ["log.jsonl is written after all.", "bad_steps.jsonl is written after all."]
     for path in (folder.log, folder.bad_steps):
         assert [json.loads(line) for line in path.read_text().splitlines()] == [{"step": n} for n in (1, 2, 3, 4)]

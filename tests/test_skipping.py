@@ -167,9 +167,7 @@ def test_replaying_refuses(tree: Path, tmp_path: Path, capsys: pytest.CaptureFix
 def test_a_line_that_no_run_writes_is_refused(tmp_path: Path, line: str) -> None:
     whole = '{"step": 4, "epoch": 1, "place": 0, "ids": [1]}\n'
     (tmp_path / "bad_steps.jsonl").write_text(whole + line + "\n")
-    with pytest.raises(
-        InputError, match=r"bad_steps\.jsonl has a line '.*', which a run does not write: a line is step"
-    ):
+    with pytest.raises(InputError, match=r"bad_steps\.jsonl has a line '.*', which no run writes: a line holds step"):
         bad_step(tmp_path, None)
 
 

@@ -20,24 +20,14 @@ from loaders import InputError
 from loaders.errors import one_line
 from loaders.files import link, move, write_atomically
 from twistnet.archives import refuse_swollen
+from twistnet.states import wrong_kind
 
 FORMAT = 2
-_NUMBER, _NONE = (int, float), type(None)
-_KINDS: Mapping[str, tuple[type, ...]] = {
-    **{"model": (dict,), "ema": (dict, _NONE), "buffers": (Tensor,), "optimiser": (dict,), "scaler": (dict,)},
-    **{"dtype": (str,), "epoch": (int,), "step_in_epoch": (int,), "best_top1": _NUMBER, "best_epoch": (int,)},
-    **{"meter": (dict,), "recipe": (dict,), "data": (dict,), "weights_from": (dict, _NONE)},
-    "publish_to": (str, _NONE),
-}
-_KINDS_WITHIN: Mapping[str, Mapping[str, tuple[type, ...]]] = {
-    "optimiser": {"state": (dict,), "param_groups": (list,)},
-    "meter": {"epoch_sums": (list,), "images": _NUMBER, "seconds": _NUMBER},
-    "data": {
-        **dict.fromkeys(("train_split", "val_split", "fingerprint", "val_fingerprint"), (str,)),
-        **{"classes": (list,), "samples": (int,), "total_batch": (int,)},
-    },
-}
-KEYS = tuple(_KINDS)
+KEYS = (
+    *("model", "ema", "buffers", "optimiser", "scaler", "dtype"),
+    *("epoch", "step_in_epoch", "best_top1", "best_epoch", "meter"),
+    *("recipe", "data", "weights_from", "publish_to"),
+)
 LATEST, PREVIOUS, BEST = "latest.pt", "previous.pt", "best.pt"
 WRITTEN = ".written.pt"  # whole, and not yet under the names that it is for
 _EPOCH = re.compile(r"epoch-([0-9]+)\.pt")
@@ -246,47 +236,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     missing = [key for key in KEYS if key not in state]
     if missing:
         raise InputError(f"checkpoint {path} lacks {', '.join(missing)}: take an older one, or start a new run.")
-    _refuse_other_kinds(path, state, _KINDS)
-    for key, kinds in _KINDS_WITHIN.items():
-        _refuse_other_kinds(path, state[key], kinds, f"{key}'s ")
-    if state["data"]["total_batch"] < 1:
-        raise InputError(f"checkpoint {path} holds a total batch below 1, which no run writes: take an older one.")
+    if wrong := wrong_kind(state):
+        raise InputError(f"checkpoint {path} holds {wrong}: take an older one, or start a new run.")
     return dict(state)
-
-
-def _refuse_other_kinds(
-    path: Path, found: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]], of: str = ""
-) -> None:
-    """Raises InputError for the first value that is missing or of another kind than a run writes."""
-    for name, kind in kinds.items():
-        value = found.get(name)
-        if isinstance(value, bool) or not isinstance(value, kind):
-            wanted = " or ".join(each.__name__ for each in kind)
-            raise InputError(
-                f"checkpoint {path} holds {of}{name} as {type(value).__name__} where a run writes {wanted}: take an "
-                "older one, or start a new run."
-            )
-        if type(value) is int and value < 0:
-            raise InputError(f"checkpoint {path} holds {of}{name} {value}, below 0: take an older one.")
-
-
-@contextlib.contextmanager
-def fitting(path: Path) -> Iterator[None]:
-    """Says in a sentence that a state, whose kinds are right, is not one of this model and optimiser.
-
-    Raises:
-        InputError: where the block raises anything else.
-    """
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # torch raises errors of many kinds, whatever a file holds
-        reason = f"{type(error).__name__}: {one_line(error, 120)}"
-        raise InputError(
-            f"checkpoint {path} does not fit the model that its recipe names ({reason}): take an older one, or start "
-            "a new run."
-        ) from error
 
 
 def newest(folder: Path, say: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,31 +55,12 @@ def bad_step(folder: Path, step: int | None) -> dict[str, Any]:
     Raises:
         InputError: where it has noted none, or not this one.
     """
-    path = RunFolder(folder).bad_steps
-    try:
-        lines = path.read_text(errors="replace").splitlines()
-    except FileNotFoundError:
-        raise InputError(f"{folder} holds no {path.name}: no step of it was skipped.") from None
-    rows = [row for line in lines if (row := _noted(line, path))]
-    if not rows:
-        raise InputError(f"{path} holds no whole line: no step of it is known.")
+    path, rows = RunFolder(folder).bad_steps, RunFolder(folder).noted_bad_steps()
     found = [row for row in rows if step is None or row["step"] == step]
     if not found:
         known = ", ".join(str(row["step"] + 1) for row in rows[-8:])
         raise InputError(f"step {(step or 0) + 1} is none of the skipped steps in {path}: take {known}.")
     return found[-1]
-
-
-def _noted(line: str, path: Path) -> dict[str, Any] | None:
-    """What a line says of a step; None of one that a kill or a power cut has torn."""
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    kinds = {"step": int, "epoch": int, "place": int, "ids": list}
-    if not isinstance(row, dict) or any(type(row.get(name)) is not kind for name, kind in kinds.items()):
-        raise InputError(f"{path} has a line {line[:60]!r}, which a run does not write: a line is {', '.join(kinds)}.")
-    return row
 
 
 def replay(folder: Path, data_dir: Path, world: World, step: int | None = None, *, amp: bool | None = None) -> Replay:

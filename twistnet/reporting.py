@@ -85,7 +85,7 @@ class Report:
         """The steps since the last row; what was measured of none of them is left out."""
         if self._world.is_main:
             known = {name: value for name, value in row.items() if not _is_nan(value)}
-            self._folder.append({"kind": "steps", **known}, progress.say)
+            self._folder.append({"kind": "steps", **known})
             if "loss" in known:
                 progress.note(f"loss {known['loss']:.3f}")
         self._bad_images(progress)
@@ -95,8 +95,7 @@ class Report:
         validation = {"val_loss": score.loss, "val_top1": score.top1, "val_top5": score.top5}
         shares = {"shares": shares} if (shares := self._loader.shares()) else {}
         bound = {"bound_by": self._setting.bound(seen), "waited_steps": seen.waited_share} if seen.steps else {}
-        row_of_all = {"kind": "epoch", **row, **validation, "val_samples": score.samples, **shares, **bound}
-        self._folder.append(row_of_all, progress.say)
+        self._folder.append({"kind": "epoch", **row, **validation, "val_samples": score.samples, **shares, **bound})
         progress.say(
             f"Epoch {row['epoch']}: val_acc {score.top1:.2%}, top-5 {score.top5:.2%}, loss {row['loss']:.3f}, "
             f"{row['images_per_s']:.0f} img/s"

@@ -7,14 +7,24 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
+
+from tqdm import tqdm
 
 from loaders import InputError
 from loaders.errors import one_line
 from loaders.files import clear_unfinished, take_lock, write_atomically
 from twistnet.checkpoints import BEST, LATEST, WRITTEN
+
+_BAD_STEP = {"step": int, "epoch": int, "place": int, "ids": list}
+
+
+def _above_the_bar(line: str) -> None:
+    tqdm.write(line)
+    sys.stdout.flush()
 
 
 class Lines:
@@ -22,35 +32,31 @@ class Lines:
 
     Args:
         path: the file.
+        say: told once where it cannot be written, and once where it was after all.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
+        self._path, self._say = path, say
         self._waiting: list[str] = []
 
-    def add(self, line: str, say: Callable[[str], None]) -> None:
-        """Adds a line, now or later.
-
-        Args:
-            line: without a line break.
-            say: told once where it cannot be written, and once where it was after all.
-        """
+    def add(self, line: str) -> None:
+        """Adds a line, now or later."""
         self._waiting.append(line)
         if reason := self._write():
             if len(self._waiting) == 1:
-                say(
+                self._say(
                     f"[Warning] {self._path.name} could not be written ({reason}): training goes on, and its rows are "
                     "kept and written with the next one."
                 )
         elif len(self._waiting) > 1:
-            say(f"{self._path.name} is written after all.")
+            self._say(f"{self._path.name} is written after all.")
         if not reason:
             self._waiting = []
 
-    def finish(self, say: Callable[[str], None]) -> None:
+    def finish(self) -> None:
         """Tries what is still waiting once more, and tells what stays lost."""
         if self._waiting and (reason := self._write()):
-            say(f"[Warning] the last {len(self._waiting)} rows of {self._path} are lost ({reason}).")
+            self._say(f"[Warning] the last {len(self._waiting)} rows of {self._path} are lost ({reason}).")
         self._waiting = []
 
     def _write(self) -> str:
@@ -80,12 +86,13 @@ class RunFolder:
 
     Args:
         path: the folder; `make` makes it.
+        say: told of rows that cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, say: Callable[[str], None] = _above_the_bar) -> None:
         self.path = path
         self._lock: TextIO | None = None
-        self._log, self._bad_steps = Lines(self.log), Lines(self.bad_steps)
+        self._log, self._bad_steps = Lines(self.log, say), Lines(self.bad_steps, say)
 
     def make(self) -> None:
         """Makes the folder, keeps others from writing there, and clears what a killed process has left half-written.
@@ -109,8 +116,8 @@ class RunFolder:
 
     def release(self) -> None:
         """Lets other processes write here, after a last attempt at rows that a full disk has refused."""
-        self._log.finish(print)
-        self._bad_steps.finish(print)
+        self._log.finish()
+        self._bad_steps.finish()
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -143,18 +150,44 @@ class RunFolder:
         text = json.dumps(values, indent=2, allow_nan=False) + "\n"
         write_atomically(self.path / name, lambda file: file.write(text.encode()))
 
-    def append(self, row: Mapping[str, Any], say: Callable[[str], None] = print) -> None:
+    def append(self, row: Mapping[str, Any]) -> None:
         """Adds a row to the log; one that cannot be written is told, and written with the next."""
-        self._log.add(json.dumps(row, allow_nan=False), say)
+        self._log.add(json.dumps(row, allow_nan=False))
 
     @property
     def bad_steps(self) -> Path:
         """The steps without a finite gradient, a JSON object a line: step, epoch, place in it, and ids of the batch."""
         return self.path / "bad_steps.jsonl"
 
-    def append_bad_step(self, row: Mapping[str, Any], say: Callable[[str], None] = print) -> None:
+    def append_bad_step(self, row: Mapping[str, Any]) -> None:
         """Notes a step that was skipped, like `append`."""
-        self._bad_steps.add(json.dumps(row), say)
+        self._bad_steps.add(json.dumps(row))
+
+    def noted_bad_steps(self) -> list[dict[str, Any]]:
+        """The steps that were skipped, without a line that a kill or a power cut has torn.
+
+        Raises:
+            InputError: where there are none, or a line is none of a run's.
+        """
+        try:
+            lines = self.bad_steps.read_text(errors="replace").splitlines()
+        except FileNotFoundError:
+            raise InputError(f"{self.path} holds no {self.bad_steps.name}: no step of it was skipped.") from None
+        rows: list[dict[str, Any]] = []
+        for line in lines:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if not isinstance(row, dict) or any(type(row.get(name)) is not kind for name, kind in _BAD_STEP.items()):
+                raise InputError(
+                    f"{self.bad_steps} has a line {line[:60]!r}, which no run writes: a line holds "
+                    f"{', '.join(_BAD_STEP)}."
+                )
+            rows.append(row)
+        if not rows:
+            raise InputError(f"{self.bad_steps} holds no whole line: no step of it is known.")
+        return rows
 
     def rows(self) -> list[dict[str, Any]]:
         """The log's rows, up to the first line that a kill or a power cut has torn."""

@@ -24,7 +24,7 @@ from twistnet.advice import Setting
 from twistnet.agreement import Agreement
 from twistnet.buffers import average_buffers, gather_buffers, set_buffers
 from twistnet.building import explained, make_model, open_split, resumed_job
-from twistnet.checkpoints import BEST, LATEST, Checkpoints, epoch_name, fitting
+from twistnet.checkpoints import BEST, LATEST, Checkpoints, epoch_name
 from twistnet.distributed import World
 from twistnet.evaluate import Score, evaluate
 from twistnet.job import Job, Outcome
@@ -38,6 +38,7 @@ from twistnet.run_folder import RunFolder
 from twistnet.sameness import changed_data, data_of, refuse_different_starts
 from twistnet.schedule import lr_at
 from twistnet.starting import Start
+from twistnet.states import fitting
 from twistnet.step import TrainStep
 from twistnet.watchdog import Watchdog
 from twistnet.weights import LoadReport, save
@@ -276,8 +277,7 @@ class _Run:
         place = skipped.first - self.epoch * self.steps_per_epoch
         if self.world.is_main:
             ids = self.train_loader.ids(self.epoch, place).tolist()
-            bad = {"step": skipped.first, "epoch": self.epoch, "place": place, "ids": ids}
-            self.folder.append_bad_step(bad, progress.say)
+            self.folder.append_bad_step({"step": skipped.first, "epoch": self.epoch, "place": place, "ids": ids})
         progress.say(
             f"[Warning] {counted(skipped.steps, 'step')} skipped, {self.skipped} so far: no finite gradient in step "
             f"{skipped.first + 1}; look into it with twistnet replay {self.folder.path}."
