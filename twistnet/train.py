@@ -333,10 +333,15 @@ class _Run:
             self._log_steps(progress)
         self._save(gather_buffers(self.train_step.models, self.world) if buffers is None else buffers)
         self.agreed.close()
+        where = f"after step {self.step}: go on with --resume {self.folder.latest}"
         if self.checkpoints is not None:
-            self.checkpoints.finish(_AT_A_STOP_S)
+            try:
+                self.checkpoints.finish(_AT_A_STOP_S)
+            except InputError as error:
+                self.checkpoints.close()  # here, where the signal's limit holds: a disk that hangs may take for ever
+                where = f"after step {self.step}, which is not saved: {str(error).removesuffix('.')}"
         self.world.wait_for_all()  # a launcher ends all ranks as soon as one has ended
-        raise signals.Stopped(number, f"after step {self.step}: go on with --resume {self.folder.latest}")
+        raise signals.Stopped(number, where)
 
     def _leave(self) -> str:
         """What is done and said where the process ends before the next step does."""

@@ -14,7 +14,7 @@ from loaders import InputError
 from loaders.choosing import DecoderName, StoreName
 from loaders.files import existing_parent, write_atomically
 from loaders.tree import is_dtd
-from twistnet import distributed
+from twistnet import distributed, signals
 from twistnet.arguments import Url
 from twistnet.job import Job, Outcome
 from twistnet.resuming import run_folder_of
@@ -24,6 +24,7 @@ from twistnet.train import train
 from twistnet.weights import find
 
 
+@signals.at_once()
 def pretrain(
     *,
     data_dir: Url | Path,
