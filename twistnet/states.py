@@ -17,7 +17,7 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     **{"model": (dict,), "ema": (dict, _NONE), "buffers": (Tensor,), "optimiser": (dict,), "scaler": (dict,)},
     **{"dtype": (str,), "epoch": (int,), "step_in_epoch": (int,), "best_top1": _NUMBER, "best_epoch": (int,)},
     **{"meter": (dict,), "recipe": (dict,), "data": (dict,), "weights_from": (dict, _NONE)},
-    "publish_to": (str, _NONE),
+    **dict.fromkeys(("publish_to", "store", "decoder"), (str, _NONE)),
 }
 _KINDS_WITHIN: Mapping[str, Mapping[str, tuple[type, ...]]] = {
     "optimiser": {"state": (dict,), "param_groups": (list,)},

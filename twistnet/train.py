@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from loaders import InputError
-from loaders.choosing import same_pixels
 from twistnet import signals, taking_part
 from twistnet.advice import Setting
 from twistnet.agreement import Agreement
@@ -35,7 +34,7 @@ from twistnet.progress import Progress
 from twistnet.recipe import Recipe
 from twistnet.reporting import Report, counted
 from twistnet.run_folder import RunFolder
-from twistnet.sameness import changed_data, data_of, refuse_different_starts
+from twistnet.sameness import changed_data, changed_decoder, data_of, refuse_different_starts
 from twistnet.schedule import lr_at
 from twistnet.starting import Start
 from twistnet.states import fitting
@@ -105,7 +104,6 @@ class _Run:
         self.epoch = self.step_in_epoch = self.logged = 0
         self.best_top1, self.best_epoch = -1.0, 0
         self.skipped = 0
-        self.decoded_by = start.state.get("decoder") if start else None
         self.data = data_of(job, recipe, world, self.train_loader, self.val_loader)
         self.meter = Meter(world, self.train_loader)
         self.changed: list[str] = []
@@ -156,11 +154,6 @@ class _Run:
         self.report.hello(self.recipe, self.job, self.step, self.changed, progress)
         if self.taking_part:
             progress.say(str(self.taking_part))
-        if self.decoded_by and not same_pixels(self.decoded_by, self.train_loader.decoder, self.recipe.interpolation):
-            progress.say(
-                f"[Warning] Decoded by {self.decoded_by} so far: {self.train_loader.decoder} may make other pixels of "
-                "the same images from here on."
-            )
         self.profile = Profile(
             self.job.profile if self.world.is_main else 0, self.folder.path, self.world.device, progress.say
         )
@@ -382,6 +375,8 @@ class _Run:
         """Goes on from a checkpoint; what is no longer as it was there, a phrase each."""
         state = start.state
         changed = [*start.changed, *changed_data(state["data"], self.data, force=start.force)]
+        decoders = state.get("decoder"), self.train_loader.decoder
+        changed += changed_decoder(*decoders, self.recipe.interpolation, force=start.force)
         self.model.load_state_dict(state["model"])
         if not self.train_step.restore(state) and self.world.is_main:
             here = self.train_step.precision.dtype
