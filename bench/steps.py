@@ -15,6 +15,7 @@ from bench.peers import separate_heads
 from bench.rows import added, append_rates, check_results
 from bench.timing import Rate, measure
 from loaders import Batch
+from twistnet.buffers import gather_buffers
 from twistnet.building import check_model
 from twistnet.distributed import World, choose_device
 from twistnet.precision import use_fast_kernels
@@ -96,9 +97,9 @@ class TimedStep:
         torch.manual_seed(0)
         model: nn.Module = separate_heads.twistnet18() if name == SEPARATE else timm.create_model(name)
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        world = World(rank=0, world_size=1, device=device)
+        self._world = World(rank=0, world_size=1, device=device)
         self._model = model.train()
-        self._step = TrainStep(self._model, recipe, world, compiling=compiling)
+        self._step = TrainStep(self._model, recipe, self._world, compiling=compiling)
         self._lr = lr
         count, dtype = recipe.batch_size, self._step.precision.dtype
         images = torch.randn(count, 3, recipe.size, recipe.size, device=device, dtype=dtype)
@@ -119,8 +120,9 @@ class TimedStep:
         return len(batch.labels)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds of it."""
-        return {"model": self._model.state_dict(), **self._step.state()}
+        """What a checkpoint holds of it: all tensors that a run saves."""
+        buffers = gather_buffers(self._step.models, self._world)
+        return {"model": self._model.state_dict(), "buffers": buffers, **self._step.state()}
 
 
 def block_rates(

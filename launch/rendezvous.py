@@ -2,10 +2,16 @@
 
     python -m launch.rendezvous HOST:PORT --nodes 2 --node_rank 0 -- python -m torch.distributed.run ...
 
-Node 0 listens at the endpoint later, so here it holds HOST against its own addresses; the others wait until somebody
-listens there. Then the command after `--` takes the place of this process. It is told by the environment what torchrun
-and gloo would otherwise take from the host's name, which is a loopback address on many machines: whether this node
-is the host, and which of its addresses the others see.
+Node 0 holds HOST against its own addresses and listens there until all others have said which node they are:
+
+    node 0                                another node
+    listens, says who it is               connects
+    has heard all: tells them             says its rank, waits to be told
+    torchrun, whose store listens         connects again, until the listener waits to be asked: that is the store
+
+One that comes later, because it is started again, meets the store at once. Then the command after `--` takes the place
+of this process. It is told by the environment what torchrun and gloo would otherwise take from the host's name, which
+is a loopback address on many machines: whether this node is the host, and which of its addresses the others see.
 """
 
 from __future__ import annotations
@@ -15,6 +21,7 @@ import errno
 import fcntl
 import ipaddress
 import os
+import select
 import socket
 import struct
 import sys
@@ -24,6 +31,9 @@ from collections.abc import Mapping, Sequence
 LIMIT_S = 100.0
 _PAUSE_S = 0.5
 _ATTEMPT_S = 5.0
+_SILENCE_S = 2.0  # after which a listener is torchrun's store, which speaks only when it is asked
+_STORE_S = 60.0  # that torchrun may take to listen, once all are there
+_HELLO, _GO = b"twistnet: which node?\n", b"go\n"
 _SIOCGIFADDR = 0x8915  # of Linux: the IPv4 address of an interface
 
 
@@ -50,7 +60,7 @@ def check(
         endpoint: host:port of node 0, the same on all nodes.
         nodes: of the run, at least 1.
         node_rank: which of them this one is; 0 is the host.
-        limit_s: seconds that another node than 0 waits for the host.
+        limit_s: seconds that node 0 waits for the others, and each of them for it.
         wait_for_name: wait as long for the name, which a cluster's name server may learn late.
 
     Returns:
@@ -58,7 +68,7 @@ def check(
 
     Raises:
         ValueError: one sentence that quotes the endpoint: it cannot be resolved or reached in time, is a loopback
-            address where there are several nodes, or is not this machine's own on node 0.
+            address where there are several nodes, or on node 0 is not this machine's own, or nobody comes there.
     """
     host, port = parse_endpoint(endpoint)
     if not 0 <= node_rank < nodes:
@@ -71,7 +81,12 @@ def check(
             f"rendezvous address {host} is {addresses[0]} on this node, a loopback address that no other node reaches: "
             "give the name or address that the network knows node 0 by."
         )
-    own = _own(host, port, families) if node_rank == 0 else _reached(endpoint, families, end, limit_s)
+    if node_rank == 0:
+        own, family = _own(host, port, families)
+        if nodes > 1:
+            _gather(endpoint, family, (own, port), nodes, end, limit_s)
+    else:
+        own = _reached(endpoint, families, node_rank, end, limit_s)
     interface = _interface(own)
     return {
         "PET_RDZV_CONF": f"is_host={'true' if node_rank == 0 else 'false'}",
@@ -159,7 +174,9 @@ def _resolved(host: str, port: int, end: float) -> list[tuple[socket.AddressFami
         return sorted(pairs, key=lambda pair: pair[0] != socket.AF_INET)
 
 
-def _own(host: str, port: int, families: Sequence[tuple[socket.AddressFamily, tuple[str, int]]]) -> str:
+def _own(
+    host: str, port: int, families: Sequence[tuple[socket.AddressFamily, tuple[str, int]]]
+) -> tuple[str, socket.AddressFamily]:
     """The first of the addresses that is this machine's own; to bind to it is to ask for it."""
     taken = False
     for family, (address, _) in families:
@@ -167,7 +184,7 @@ def _own(host: str, port: int, families: Sequence[tuple[socket.AddressFamily, tu
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of a former run may linger
             try:
                 probe.bind((address, port))
-                return address
+                return address, family
             except OSError as error:
                 taken = taken or error.errno == errno.EADDRINUSE
     if taken:
@@ -180,10 +197,79 @@ def _own(host: str, port: int, families: Sequence[tuple[socket.AddressFamily, tu
     )
 
 
+def _gather(
+    endpoint: str, family: socket.AddressFamily, address: tuple[str, int], nodes: int, end: float, limit_s: float
+) -> None:
+    """On node 0: until every other node has said that it is there; then tells them to go on."""
+    came: set[int] = set()  # and may have given up since
+    here: dict[int, socket.socket] = {}
+    connected: list[socket.socket] = []
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen()
+        while len(here) < nodes - 1:
+            if time.monotonic() >= end:
+                others = range(1, nodes)
+                never = [str(rank) for rank in others if rank not in came]
+                missing = ", ".join(never or [str(rank) for rank in others if rank not in here])
+                raise ValueError(
+                    f"rendezvous at {endpoint} was not reached by node {missing} within {limit_s:g} s: check that the "
+                    f"{nodes} nodes have been started with this endpoint and that no firewall closes the port."
+                )
+            for one in select.select([listener, *connected], [], [], _PAUSE_S)[0]:
+                if one is listener:
+                    other, _ = listener.accept()
+                    connected.append(other)
+                    other.settimeout(_SILENCE_S)
+                    _say(other, _HELLO)
+                    continue
+                rank = _rank_said(one, nodes)
+                if rank is None:  # it has ended, or is none of ours
+                    here = {rank: each for rank, each in here.items() if each is not one}
+                    connected.remove(one)
+                    one.close()
+                else:
+                    here[rank] = one
+                    came.add(rank)
+        for other in here.values():
+            _say(other, _GO)
+    finally:
+        for each in (listener, *connected):
+            each.close()
+
+
+def _rank_said(other: socket.socket, nodes: int) -> int | None:
+    text = _heard(other, 16).strip()
+    return int(text) if text.isdigit() and 0 < int(text) < nodes else None
+
+
+def _say(other: socket.socket, what: bytes) -> None:
+    try:
+        other.sendall(what)
+    except OSError:
+        return  # it has gone, which is noticed where it is listened to
+
+
+def _heard(other: socket.socket, size: int) -> bytes:
+    """What the other says; nothing where it has gone."""
+    try:
+        return other.recv(size)
+    except TimeoutError:
+        raise
+    except OSError:
+        return b""
+
+
 def _reached(
-    endpoint: str, families: Sequence[tuple[socket.AddressFamily, tuple[str, int]]], end: float, limit_s: float
+    endpoint: str,
+    families: Sequence[tuple[socket.AddressFamily, tuple[str, int]]],
+    node_rank: int,
+    end: float,
+    limit_s: float,
 ) -> str:
-    """This node's address as the host sees it, once the host listens."""
+    """This node's address as the host sees it, once all nodes are there and the host's store listens."""
     reason = "nobody listens there"
     while True:
         for family, address in families:
@@ -192,17 +278,41 @@ def _reached(
                 attempt.settimeout(max(min(left, _ATTEMPT_S), 0.05))
                 try:
                     attempt.connect(address)
-                    return str(attempt.getsockname()[0])
                 except TimeoutError:
                     reason = "no answer"
+                    continue
                 except OSError as error:
                     reason = (error.strerror or "no answer").lower()
+                    continue
+                attempt.settimeout(_SILENCE_S)
+                try:
+                    hello = _heard(attempt, len(_HELLO))
+                except TimeoutError:
+                    return str(attempt.getsockname()[0])
+                if hello != _HELLO:
+                    reason = "another program answers there" if hello else "node 0 ended there"
+                    continue
+                if _is_told(attempt, node_rank, end):
+                    end = max(end, time.monotonic() + _STORE_S)
+                    reason = "its torchrun does not listen"
+                else:
+                    reason = "node 0 is there, and waits for others that do not come"
         if time.monotonic() + _PAUSE_S >= end:
             raise ValueError(
                 f"rendezvous at {endpoint} ({families[0][1][0]}) was not reached within {limit_s:g} s ({reason}): "
                 "check that node 0 has been started there and that no firewall closes the port."
             )
         time.sleep(_PAUSE_S)
+
+
+def _is_told(host: socket.socket, node_rank: int, end: float) -> bool:
+    """Whether node 0 says that all are there, before the end or its own."""
+    host.settimeout(max(end - time.monotonic(), 0.05))
+    _say(host, b"%d\n" % node_rank)
+    try:
+        return _heard(host, len(_GO)) == _GO
+    except TimeoutError:
+        return False
 
 
 def _interface(address: str) -> str | None:

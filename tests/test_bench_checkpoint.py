@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from training import pretrain
 
 from bench import rows
 from bench.checkpoint import NONE, OURS, PEER, checkpoint, checkpoint_rates
@@ -36,3 +38,24 @@ def test_both_write_the_same_state(tmp_path: Path) -> None:
         for each in (ours, peer)
     ]
     assert shapes[0] == shapes[1]
+    assert ours["buffers"].shape == peer["buffers"].shape
+
+
+def test_it_is_all_that_a_run_saves(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names and shapes of all tensors, of the guide's recipe with the same model."""
+    monkeypatch.chdir(tmp_path)
+    flags = ("--recipe=guide", "--policy=none", "--epochs=1", f"--checkpoint_dir={tmp_path / 'run'}", "--no_publish")
+    assert pretrain(tree, *flags) == 0
+    checkpoint_rates(torch.device("cpu"), tmp_path, "test_resnet", 4, 32, 1, 1)
+    bench, run = (torch.load(folder / "latest.pt", weights_only=True) for folder in (tmp_path, tmp_path / "run"))
+    assert tensors(bench) == tensors(run)
+
+
+def tensors(state: Any, name: str = "") -> dict[str, int]:
+    """Dimensions by name: of the classifier's tensors lengths differ, for the tree has three classes."""
+    if isinstance(state, torch.Tensor):
+        return {name: state.ndim}
+    found: dict[str, int] = {}
+    for key, value in state.items() if isinstance(state, dict) else ():
+        found |= tensors(value, f"{name}.{key}")
+    return found

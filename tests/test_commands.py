@@ -28,7 +28,7 @@ def resume(tree: Path, *flags: str) -> int:
     return call("pretrain", f"--data_dir={tree}", "--device=cpu", *flags)
 
 
-def test_a_resumed_run_keeps_its_decoder_and_says_what_another_one_changes(
+def test_a_resumed_run_keeps_its_decoder_and_takes_one_with_other_pixels_only_where_it_must(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -38,12 +38,22 @@ def test_a_resumed_run_keeps_its_decoder_and_says_what_another_one_changes(
     assert resume(tree, checkpoint) == 0
     kept = capsys.readouterr().out
     assert "decoder reference, " in kept
-    assert "other pixels" not in kept
-    assert resume(tree, checkpoint, "--decoder=ffcv") == 0
-    assert "Decoded by reference so far: ffcv may make other pixels" in capsys.readouterr().out
+    assert "Forced" not in kept
+    before = Path("checkpoints/log.jsonl").read_bytes()
+    assert resume(tree, checkpoint, "--decoder=ffcv") == 1
+    said = capsys.readouterr().err
+    assert (
+        "images were decoded by reference, of which decoder ffcv makes other pixels: pass --decoder reference" in said
+    )
+    assert Path("checkpoints/log.jsonl").read_bytes() == before
+    assert resume(tree, checkpoint, "--decoder=ffcv", "--force") == 0
+    assert "[Warning] Forced to go on with decoder ffcv instead of reference." in capsys.readouterr().out
+    assert json.loads(Path("checkpoints/log.jsonl").read_text().splitlines()[-1])["changed"] == [
+        "decoder ffcv instead of reference"
+    ]
     assert pretrain(tree, "--decoder=reference", "--checkpoint_dir=second") == 0
     assert resume(tree, "--resume=second/latest.pt", "--decoder=native") == 0
-    assert "other pixels" not in capsys.readouterr().out, "these two make the same"
+    assert "Forced" not in capsys.readouterr().out, "these two make the same"
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
@@ -243,6 +253,11 @@ def test_a_checkpoint_that_lacks_something_is_refused(
     tree: Path, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     state = torch.load(run / "latest.pt", weights_only=True)
+    torch.save(state | {"optimiser": {"state": {}, "param_groups": []}}, run / "latest.pt")
+    assert resume(tree, f"--resume={run / 'latest.pt'}") == 1
+    said = capsys.readouterr().err
+    assert "latest.pt does not fit the model that its recipe names (ValueError: " in said
+    assert said.count("\n") == 1
     del state["meter"]
     torch.save(state, run / "latest.pt")
     assert resume(tree, f"--resume={run / 'latest.pt'}") == 1

@@ -34,6 +34,7 @@ GUIDE = named("guide").with_changes(batch_size=64)
         (2, (None, 4), 32, 4),
         (2, (32, None), 32, 4),
         (16, (64, None), 16, 1),
+        (2, (64, 4), 64, 2),  # the command of one rank
     ],
 )
 def test_ranks_share_the_total_batch(
@@ -52,6 +53,28 @@ def test_three_of_four_ranks_go_on_where_the_batch_divides() -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "passes"),
+    [
+        ((24, None), (24, 16, 24, 16, 16, 8, 24)),
+        ((8, 3), (8, 8, 8, 8, 8, 8, 8)),
+        ((None, 3), (8, 8, 16, 16, 16, 8, 32)),
+    ],
+)
+def test_the_first_command_holds_however_the_ranks_change(
+    given: tuple[int | None, int | None], passes: tuple[int, ...]
+) -> None:
+    """What a start stores is its own split, which the next one finds beside the command that began with four ranks."""
+    batch_size, accumulate = given
+    recipe = GUIDE.with_changes(batch_size=batch_size or 8, accumulate=accumulate or 1)
+    found = []
+    for ranks in (4, 3, 2, 3, 6, 12, 1):
+        recipe = split_batch(96, ranks, recipe, *given)
+        assert recipe.total_batch(ranks) == 96
+        found.append(recipe.batch_size)
+    assert tuple(found) == passes
+
+
+@pytest.mark.parametrize(
     ("ranks", "given", "message"),
     [
         (
@@ -62,6 +85,7 @@ def test_three_of_four_ranks_go_on_where_the_batch_divides() -> None:
         (64, (None, None), "64 ranks cannot share a total batch of 256"),
         (2, (48, None), "2 ranks of batch size 48 and accumulate 2 cannot make the total batch of 256"),
         (2, (None, 0), "accumulate 0 is too small"),
+        (2, (64, 3), "2 ranks of batch size 64 and accumulate 3 cannot make the total batch of 256"),
         (1, (48, 1), "^1 rank of batch size 48 and accumulate 1 cannot make the total batch of 256 that"),
     ],
 )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -108,6 +110,72 @@ def test_an_endpoint_where_nobody_listens_is_given_up_after_the_limit_and_quoted
     assert time.monotonic() - before < 10
 
 
+def test_node_0_gives_up_where_nobody_comes_and_quotes_the_endpoint() -> None:
+    endpoint = f"{own_address()}:{free_port()}"
+    before = time.monotonic()
+    with pytest.raises(
+        ValueError, match=rf"rendezvous at {endpoint} was not reached by node 1, 2 within 1 s: check that the 3 nodes"
+    ):
+        check(endpoint, nodes=3, node_rank=0, limit_s=1.0)
+    assert time.monotonic() - before < 10
+
+
+def test_a_node_that_lacks_is_named_on_all_that_are_there() -> None:
+    endpoint = f"{own_address()}:{free_port()}"
+
+    def here(rank: int) -> str:
+        with pytest.raises(ValueError, match=f"^rendezvous at {endpoint} ") as caught:
+            check(endpoint, nodes=3, node_rank=rank, limit_s=3.0)
+        return str(caught.value)
+
+    with ThreadPoolExecutor(2) as threads:
+        said = list(threads.map(here, (0, 2)))
+    assert "was not reached by node 1 within 3 s" in said[0]
+    assert "(node 0 is there, and waits for others that do not come)" in said[1] or "(node 0 ended there)" in said[1]
+
+
+def test_nodes_go_on_together_and_one_that_is_started_again_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else knocks at the port meanwhile, and a node that was started, ended and started again."""
+    monkeypatch.setattr(rendezvous, "_SILENCE_S", 0.3)
+    address, port = own_address(), free_port()
+    endpoint = f"{address}:{port}"
+    with ThreadPoolExecutor(3) as threads, socket.socket() as store:
+        host = threads.submit(check, endpoint, nodes=3, node_rank=0, limit_s=30)
+        knock(address, port, b"")
+        knock(address, port, b"GET / HTTP/1.1\n")
+        knock(address, port, b"7\n")
+        knock(address, port, b"2\n")  # a first node 2, which ends
+        other = threads.submit(check, endpoint, nodes=3, node_rank=1, limit_s=30)
+        time.sleep(1)
+        assert not host.done(), "node 2 is not there"
+        last = threads.submit(check, endpoint, nodes=3, node_rank=2, limit_s=30)
+        assert host.result(30)["PET_RDZV_CONF"] == "is_host=true"
+        time.sleep(0.5)
+        assert not other.done(), "the store of node 0 is not there yet"
+        assert not last.done(), "likewise"
+        store.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        store.bind((address, port))
+        store.listen()
+        for node in (other, last):
+            assert node.result(30)["PET_LOCAL_ADDR"] == address
+        assert check(endpoint, nodes=3, node_rank=1, limit_s=5)["PET_RDZV_CONF"] == "is_host=false"
+
+
+def knock(address: str, port: int, said: bytes, held: contextlib.ExitStack | None = None) -> None:
+    """Connects as another node does, says that, and goes; or stays until the stack ends."""
+    deadline = time.monotonic() + 20
+    with contextlib.ExitStack() as going:
+        while time.monotonic() < deadline:
+            one = (held or going).enter_context(socket.socket())
+            if one.connect_ex((address, port)) == 0:
+                one.sendall(said)
+                one.settimeout(10)
+                assert one.recv(100) == rendezvous._HELLO
+                return
+            time.sleep(0.05)
+    pytest.fail("node 0 does not listen")
+
+
 def test_the_limit_is_under_two_minutes() -> None:
     assert rendezvous.LIMIT_S + rendezvous._ATTEMPT_S < 120
 
@@ -134,8 +202,11 @@ def test_a_host_that_starts_later_is_waited_for() -> None:
 
 
 def test_node_0_is_told_to_be_the_host_at_its_own_address() -> None:
-    address = own_address()
-    found = check(f"{address}:{free_port()}", nodes=2, node_rank=0)
+    address, port = own_address(), free_port()
+    with ThreadPoolExecutor(1) as threads, contextlib.ExitStack() as held:
+        checking = threads.submit(check, f"{address}:{port}", nodes=2, node_rank=0, limit_s=30)
+        knock(address, port, b"1\n", held)
+        found = checking.result(30)
     assert (found["PET_RDZV_CONF"], found["PET_LOCAL_ADDR"]) == ("is_host=true", address)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import subprocess
 import sys
@@ -44,6 +45,28 @@ def edit_index(folder: Path, edit: Callable[[np.ndarray], np.ndarray | None]) ->
     changed = edit(rows)
     index = write_index(folder, "train", rows if changed is None else changed)
     return edit_manifest(folder, lambda values: values["splits"]["train"].update(index=index))
+
+
+class Hostile:
+    def __init__(self, marker: Path) -> None:
+        self._marker = marker
+
+    def __reduce__(self) -> tuple[Any, tuple[str, str]]:
+        return open, (str(self._marker), "w")
+
+
+@pytest.mark.parametrize("form", ["a pickle", "an array of objects"])
+def test_an_index_of_objects_is_refused_and_none_of_them_is_made(shards_set: Path, tmp_path: Path, form: str) -> None:
+    folder, marker = copy_of(shards_set, tmp_path / "copy"), tmp_path / "ran"
+    path = folder / "train.index.npy"
+    if form == "a pickle":  # which numpy reads by itself, where it may
+        path.write_bytes(pickle.dumps(Hostile(marker)))
+    else:
+        np.save(path, np.array([Hostile(marker)], dtype=object), allow_pickle=True)
+    edit_manifest(folder, lambda values: values["splits"]["train"].update(index=entry(path)))
+    with pytest.raises(InputError, match=r"train\.index\.npy is no index \("):
+        opened(folder)
+    assert not marker.exists()
 
 
 @pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])

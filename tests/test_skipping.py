@@ -16,10 +16,11 @@ from training import pretrain
 
 import loaders
 from bench.recorded import watched
-from loaders import Batch
+from loaders import Batch, InputError
 from twistnet.__main__ import main
 from twistnet.distributed import World
 from twistnet.recipes import named
+from twistnet.replaying import bad_steps
 from twistnet.reporting import spans
 from twistnet.step import TrainStep
 
@@ -221,12 +222,31 @@ def test_replaying_refuses(tree: Path, tmp_path: Path, capsys: pytest.CaptureFix
     noted = {"step": 5, "epoch": 2, "place": 1, "ids": [1], "data_dir": str(tree), "stage": None}
     assert main(["replay", str(tmp_path), data]) == 1
     assert "holds no bad_steps.jsonl: no step of it was skipped" in capsys.readouterr().err
-    bad_steps = tmp_path / "bad_steps.jsonl"
-    bad_steps.write_text('{"step": 4, "epoch": 1, "place": 0, "ids": [1]}\n')
+    path = tmp_path / "bad_steps.jsonl"
+    path.write_text('{"step": 4, "epoch": 1, "place": 0, "ids": [1]}\n')
     assert main(["replay", str(tmp_path), data]) == 1
-    assert "has a line without data_dir, stage: another version wrote it" in capsys.readouterr().err
-    bad_steps.write_text(json.dumps(noted) + "\n")
+    assert "which no run writes: a line holds step, epoch, place, ids, data_dir, stage." in capsys.readouterr().err
+    path.write_text(json.dumps(noted) + "\n")
     assert main(["replay", str(tmp_path), data, "--step=9"]) == 1
-    assert f"step 9 is none of the skipped steps in {bad_steps}: take 5." in capsys.readouterr().err
+    assert f"step 9 is none of the skipped steps in {path}: take 5." in capsys.readouterr().err
     assert main(["replay", str(tmp_path), data]) == 1
     assert "holds no checkpoint that can be read" in capsys.readouterr().err
+
+
+WHOLE = {"step": 5, "epoch": 2, "place": 1, "ids": [1], "data_dir": "set", "stage": None}
+
+
+@pytest.mark.parametrize("line", ["[1]", "5", '{"a": 1}', "null", json.dumps({**WHOLE, "step": "4"})])
+def test_a_line_that_no_run_writes_is_refused(tmp_path: Path, line: str) -> None:
+    (tmp_path / "bad_steps.jsonl").write_text(json.dumps(WHOLE) + "\n" + line + "\n")
+    with pytest.raises(InputError, match=r"bad_steps\.jsonl has a line '.*', which no run writes: a line holds step"):
+        bad_steps(tmp_path, None)
+
+
+def test_a_torn_line_is_left_out(tmp_path: Path) -> None:
+    whole = json.dumps(WHOLE) + "\n"
+    (tmp_path / "bad_steps.jsonl").write_text(whole + whole[:20])
+    assert bad_steps(tmp_path, None) == [WHOLE]
+    (tmp_path / "bad_steps.jsonl").write_text(whole[:20])
+    with pytest.raises(InputError, match=r"bad_steps\.jsonl holds no whole line"):
+        bad_steps(tmp_path, None)

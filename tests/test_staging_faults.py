@@ -126,9 +126,43 @@ def test_no_more_is_taken_than_the_manifest_says(tmp_path: Path, server: Server)
 
 
 def test_a_manifest_that_never_ends_is_refused(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "MAX_MANIFEST", 1000)
-    with pytest.raises(InputError, match=r"manifest.json is longer than 1,000 bytes"):
+    monkeypatch.setattr(sources, "MAX_MANIFEST", 100_000)
+    sent = []
+
+    def behave(name: str, _: int, handler: BaseHTTPRequestHandler) -> bool:
+        if name != "manifest.json":
+            return False
+        handler.send_response(200)
+        handler.end_headers()
+        while len(sent) < 1 << 10:  # who reads all of it reads a GiB
+            handler.wfile.write(bytes(1 << 20))
+            sent.append(1 << 20)
+        return True
+
+    server.behave = behave
+    with pytest.raises(InputError, match=r"manifest.json is longer than 100,000 bytes"):
         opened(server.url, stage=tmp_path)
+    assert server.asked.count("manifest.json") == 1, "reading it again would not make it shorter"
+    assert sum(sent) < 1 << 27, "what fits into the buffers between them"
+
+
+def test_pauses_between_attempts_grow(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    class Recorded(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.append(timeout)
+            return False
+
+    def fails() -> None:
+        raise OSError("no answer")
+
+    waits: list[float | None] = []
+    with pytest.raises(InputError, match="x cannot be read in 5 attempts"):
+        Source(tmp_path)._again("x", fails, Recorded())
+    assert len(waits) == ATTEMPTS - 1
+    for number, waited in enumerate(waits):
+        assert waited is not None
+        assert 0.75 * 2**number <= waited <= 1.25 * 2**number, "about 1, 2, 4 and 8 seconds"
+    assert capfd.readouterr().err.count("is read again (OSError: no answer)") == 1
 
 
 @pytest.mark.usefixtures("quick_retries")

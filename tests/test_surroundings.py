@@ -15,6 +15,8 @@ import pytest
 import torch
 from training import pretrain
 
+from twistnet.checkpoints import Checkpoints
+
 
 def weights(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = torch.load(folder / "test_resnet_imagenet.pt", weights_only=True)
@@ -40,6 +42,25 @@ def test_a_clock_that_jumps_changes_nothing(tree: Path, tmp_path: Path, monkeypa
         torch.load(folder / "latest.pt", weights_only=True)["epoch"] for folder in map(Path, ("steady", "jumping"))
     ]
     assert saved == [2, 2]
+
+
+def test_a_clock_that_jumps_makes_no_checkpoint_due(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one a minute none is, in a run of seconds, though the clock is put forward by a day at every look."""
+    saved: list[tuple[str, ...]] = []
+    save = Checkpoints.save
+
+    def recorded(self: Checkpoints, state: dict[str, Any], names: tuple[str, ...]) -> None:
+        saved.append((*names, str(state["epoch"])))
+        save(self, state, names)
+
+    monkeypatch.setattr(Checkpoints, "save", recorded)
+    now, days = time.time, itertools.count()
+    monkeypatch.setattr(time, "time", lambda: now() + 86400 * next(days))
+    flags = ("--no_publish", "--log_every=1", "--checkpoint_minutes=1", f"--checkpoint_dir={tmp_path / 'run'}")
+    assert pretrain(tree, *flags) == 0
+    assert [(names[0], names[-1]) for names in saved] == [("latest.pt", "1"), ("latest.pt", "2")]
 
 
 # Batches of 38 MiB of pixels, several of them ahead, and a model beside them.

@@ -107,9 +107,8 @@ def parameters_of(function: Callable[..., Any]) -> dict[str, Parameter]:
         if parameter.kind not in _KINDS or name not in hints:
             raise TypeError(f"{function.__name__}: {parameter} needs an annotation and a plain kind")
         metavar(hints[name])
-        found[name] = Parameter(
-            name=name, annotation=hints[name], kind=_KINDS[parameter.kind], default=parameter.default
-        )
+        kind, default = _KINDS[parameter.kind], parameter.default
+        found[name] = Parameter(name=name, annotation=hints[name], kind=kind, default=default)
     return found
 
 
@@ -133,20 +132,19 @@ def parse(function: Callable[..., Any], argv: Sequence[str]) -> dict[str, Any]:
     """
     parameters = parameters_of(function)
     last = next((parameter for parameter in parameters.values() if parameter.kind == "rest"), None)
-    room = sum(parameter.kind == "word" for parameter in parameters.values())
+    places = deque(parameter for parameter in parameters.values() if parameter.kind == "word")
     values: dict[str, Any] = {}
     words: list[tuple[str, Parameter | None]] = []  # with the flag that stands before it, to say what went wrong
     rest: list[str] = []
     before: Parameter | None = None
     tokens = deque(argv)
     while tokens:
-        token = tokens.popleft()
-        if token == "--":
+        if (token := tokens.popleft()) == "--":
             rest = list(tokens)
             break
         if not _is_flag(token):
             words.append((token, before))
-            if last and len(words) > room:  # without its `--` the flags after it would be called unknown
+            if last and len(words) > len(places):  # without its `--` the flags after it would be called unknown
                 raise UsageError(_stray(token, before, last))
             continue
         before, negated, text = _resolve(token, parameters)
@@ -163,7 +161,6 @@ def parse(function: Callable[..., Any], argv: Sequence[str]) -> dict[str, Any]:
         values[last.name] = tuple(_converted(last.name.upper(), text, last.annotation) for text in rest)
     else:
         words += [(text, None) for text in rest]
-    places = deque(parameter for parameter in parameters.values() if parameter.kind == "word")
     if places and places[-1].is_list and len(words) >= len(places):
         several, words = words[len(places) - 1 :], words[: len(places) - 1]
         element, label = typing.get_args(places[-1].annotation)[0], places[-1].label

@@ -20,7 +20,9 @@ from torch import Tensor
 from loaders import InputError
 from loaders.errors import one_line
 from loaders.files import link, move, write_atomically
+from twistnet.archives import refuse_swollen
 from twistnet.signals import Noted, Stopped
+from twistnet.states import wrong_kind
 
 FORMAT = 2
 KEYS = (
@@ -259,8 +261,9 @@ def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise _Unusable(f"checkpoint {path} does not exist", "name a latest.pt, or start without --resume")
     try:
-        with zipfile.ZipFile(path) as archive:  # torch writes CRC-32s, and does not look at them
-            damaged = archive.testzip()
+        with zipfile.ZipFile(path) as archive:
+            refuse_swollen(path, archive)
+            damaged = archive.testzip()  # torch writes CRC-32s, and does not look at them
         if damaged is not None:
             raise ValueError(f"{damaged} is not what was written")
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -270,11 +273,14 @@ def _load(path: Path) -> dict[str, Any]:
     found = state.get("format") if isinstance(state, dict) else None
     if found is None:
         raise _Unusable(f"{path} is no checkpoint of a run", "name a latest.pt; weights go to finetune --weights")
-    if found != FORMAT:
+    if type(found) is not int or found != FORMAT:
+        found = one_line(repr(found), 40)
         raise _Unusable(f"checkpoint {path} has format {found}, this version reads {FORMAT}", "name a run's latest.pt")
     missing = [key for key in KEYS if key not in state]
     if missing:
         raise _Unusable(f"checkpoint {path} lacks {', '.join(missing)}", "take an older one, or start a new run")
+    if wrong := wrong_kind(state):
+        raise _Unusable(f"checkpoint {path} holds {wrong}", "take an older one, or start a new run")
     return dict(state)
 
 

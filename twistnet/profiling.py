@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from loaders.errors import one_line
+
 WARM_UP = 3  # steps that are left out: they compile, allocate and choose kernels
 ROWS = 10  # and one for the step as a whole, which torch counts too
 
@@ -58,8 +60,12 @@ class Profile:
         if recorded < 1:
             return
         table = profiler.key_averages().table(sort_by=self._by, row_limit=ROWS + 1, max_name_column_width=80)
-        (self._folder / "profile.txt").write_text(table + "\n")
-        profiler.export_chrome_trace(str(self._folder / "trace.json.gz"))
+        try:
+            (self._folder / "profile.txt").write_text(table + "\n")
+            profiler.export_chrome_trace(str(self._folder / "trace.json.gz"))
+        except OSError as error:  # a full disk is no reason to lose a run
+            self._say(f"[Warning] {self._folder / 'profile.txt'} could not be written ({one_line(error.strerror)}).")
+            return
         self._say(
             f"Profiled {recorded} steps: {self._folder / 'profile.txt'}, and trace.json.gz beside it for "
             "chrome://tracing or ui.perfetto.dev."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,25 +51,13 @@ class Replay:
     augment: Augment
 
 
-_ROW = {"step", "epoch", "place", "ids", "data_dir", "stage"}
-
-
 def bad_steps(folder: Path, step: int | None) -> list[dict[str, Any]]:
     """What a run has noted of the steps that it skipped, in their order; of one alone where `step`, from 1, is given.
 
     Raises:
         InputError: where it has noted none, or not this one.
     """
-    path = RunFolder(folder).bad_steps
-    try:
-        rows = [dict(json.loads(line)) for line in path.read_text().splitlines()]
-    except FileNotFoundError:
-        raise InputError(f"{folder} holds no {path.name}: no step of it was skipped.") from None
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path} cannot be read ({error}): it is a JSON object a line.") from error
-    for lacking in (sorted(_ROW - row.keys()) for row in rows):
-        if lacking:
-            raise InputError(f"{path} has a line without {', '.join(lacking)}: another version wrote it, train again.")
+    path, rows = RunFolder(folder).bad_steps, RunFolder(folder).noted_bad_steps()
     newest = {row["step"]: row for row in rows}  # a step may have been taken, and skipped, several times
     if step is not None and step not in newest:
         raise InputError(f"step {step} is none of the skipped steps in {path}: take {spans(newest)}.")

@@ -66,13 +66,14 @@ def split_batch(total: int, world_size: int, stored: Recipe, batch_size: int | N
     """The stored recipe with its total batch split over another number of ranks: that changes no weights' meaning.
 
     Where neither is given, a rank takes as few passes a step as memory allows, that is with at most the images that
-    it had in one.
+    it had in one. So it does where they are given and make the total on another number of ranks alone: that is the
+    command of the first start, which torchrun repeats whatever has become of the others.
 
     Args:
         total: samples of a step over all ranks, which stays.
         world_size: ranks of this start.
         stored: the checkpoint's recipe.
-        batch_size: a rank's images of a backward pass as the user gave it now; the stored one is no wish.
+        batch_size: a rank's images of a backward pass as the user gave it now.
         accumulate: backward passes a step, likewise.
 
     Raises:
@@ -80,8 +81,6 @@ def split_batch(total: int, world_size: int, stored: Recipe, batch_size: int | N
     """
     if accumulate is not None and accumulate < 1:
         raise InputError(f"accumulate {accumulate} is too small: take at least 1.")
-    if (batch_size, accumulate) in ((stored.batch_size, None), (stored.batch_size, stored.accumulate)):
-        batch_size = accumulate = None  # the command of the first start, which knew of no other number of ranks
     group = stored.mix_group if stored.mixes else 1
     if total % world_size or (total // world_size) % group:
         able = [ranks for ranks in range(1, total // group + 1) if total % (ranks * group) == 0]
@@ -90,16 +89,19 @@ def split_batch(total: int, world_size: int, stored: Recipe, batch_size: int | N
             f"{_listed(able)} ranks, or start a new run."
         )
     own = total // world_size
-    if accumulate is None and batch_size is None:
-        accumulate = next(n for n in range(1, own + 1) if own % n == 0 and own // n <= stored.batch_size)
-    accumulate = accumulate or max(1, own // (batch_size or own))
-    batch_size = batch_size or own // accumulate
-    if batch_size * accumulate != own:
+    largest = batch_size or stored.batch_size
+    images = batch_size or own // (accumulate or own)
+    passes = accumulate or max(1, own // images)
+    given = batch_size is not None or accumulate is not None
+    if given and images * passes != own and total % (largest * (accumulate or 1)):
         raise InputError(
-            f"{counted(world_size, 'rank')} of batch size {batch_size} and accumulate {accumulate} cannot make the "
+            f"{counted(world_size, 'rank')} of batch size {images} and accumulate {passes} cannot make the "
             f"total batch of {total} that the run was trained with: choose them so that they do, or leave them out."
         )
-    return stored.with_changes(batch_size=batch_size, accumulate=accumulate)
+    if not given or images * passes != own:
+        passes = next(n for n in range(1, own + 1) if own % n == 0 and own // n <= largest)
+        images = own // passes
+    return stored.with_changes(batch_size=images, accumulate=passes)
 
 
 def _listed(numbers: list[int]) -> str:

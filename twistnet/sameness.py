@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from loaders import InputError, Loader
+from loaders.choosing import same_pixels
 from twistnet.distributed import World
 from twistnet.job import Job
 from twistnet.recipe import Recipe
@@ -59,6 +60,28 @@ def changed_data(saved: Mapping[str, Any], here: Mapping[str, Any], *, force: bo
                 f"({_shown(here[name])}): resume on the same data and total batch{instead}, or start a new run."
             )
     return [f"{_NAMES[name]} {_shown(here[name])} instead of {_shown(saved[name])}" for name in changed]
+
+
+def changed_decoder(saved: str | None, here: str, interpolation: str, *, force: bool) -> list[str]:
+    """That images are decoded to other pixels than so far, as `changed_data` says it; empty where they are not.
+
+    Args:
+        saved: the decoder that a checkpoint names; None: it names none.
+        here: this start's.
+        interpolation: of the recipe.
+        force: whether the run may go on with other pixels.
+
+    Raises:
+        InputError: where it may not.
+    """
+    if saved is None or same_pixels(saved, here, interpolation):
+        return []
+    if not force:
+        raise InputError(
+            f"the checkpoint's images were decoded by {saved}, of which decoder {here} makes other pixels: pass "
+            f"--decoder {saved} or leave it out, pass --force to go on with {here}, or start a new run."
+        )
+    return [f"decoder {here} instead of {saved}"]
 
 
 def refuse_different_starts(state: Mapping[str, Any] | None, world: World, folder: Path) -> None:

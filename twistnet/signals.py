@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 WISHES = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # USR1: what SLURM is asked to send ahead of the end
 GRACE_S = 20.0  # SLURM, Kubernetes and torchrun kill after 30
+_GO_ON = "start again with --resume auto, which begins where nothing was saved yet"
 _SAME_WISH_S = 2.0  # one wish reaches a rank twice: from the terminal or SLURM, and from torchrun
 
 
@@ -80,6 +81,29 @@ def noted(leave: Callable[[], str] = lambda: "", *, tells: bool = True) -> Itera
         ours.close()
         _inside.pop()
         outer.signal, outer.since = found.signal, found.since
+
+
+@contextmanager
+def at_once() -> Iterator[None]:
+    """Ends the block by `Stopped` as soon as a signal comes: outside of training, where nothing is left to save.
+
+    A block of `noted` within it has the signals for as long as it runs. Where the main thread is inside a library, as
+    while it waits for other ranks, the process ends as `noted` says.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        if not came:  # what it raised is on its way
+            came.append(number)
+            raise Stopped(number, f"outside of training: {_GO_ON}")
+
+    with noted(lambda: f"{_GO_ON}.", tells=False):
+        for number in WISHES:
+            signal.signal(number, stop)
+        yield
 
 
 def _go_on(*_: object) -> None:

@@ -6,7 +6,9 @@ import socket
 import statistics
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +24,8 @@ class TakingPart:
     """The ranks of a run.
 
     Attributes:
-        nodes: what computes on each, by host name: "4 x NVIDIA H100", in the order of the ranks.
+        nodes: what computes on each, by host name: "4 x NVIDIA H100", in the order of the ranks. Machines of the same
+            name are told apart by a number behind it, "localhost" and "localhost 2".
         backend: that exchanges gradients, "nccl" or "gloo".
         peers: whether the cards of this node reach each other's memory directly; None without several.
         megabytes: of the gradients.
@@ -61,23 +64,45 @@ def measure(world: World, parameters: int) -> TakingPart | None:
     if world.world_size == 1:
         return None
     found: list[Any] = [None] * world.world_size
-    dist.all_gather_object(found, (socket.gethostname(), _name(world.device)))
-    by_host: dict[str, Counter[str]] = {}
-    for host, name in found:
-        by_host.setdefault(host, Counter())[name] += 1
+    dist.all_gather_object(found, (socket.gethostname(), machine_id(), _name(world.device)))
+    nodes = counted_by_node(found)
     gradients = torch.zeros(parameters, device=world.device)
     seconds = statistics.median([_exchange(world, gradients) for _ in range(_TIMES + 1)][1:])
     share = 2 * (world.world_size - 1) / world.world_size
     return TakingPart(
-        nodes={
-            host: ", ".join(f"{count} x {name}" for name, count in names.items()) for host, names in by_host.items()
-        },
+        nodes=nodes,
         backend=dist.get_backend(),
         peers=_peers(),
         megabytes=gradients.nbytes / 1e6,
         all_reduce_s=seconds,
         bus_gb_per_s=share * gradients.nbytes / seconds / 1e9,
     )
+
+
+def machine_id() -> str:
+    """What no other machine has: Linux makes it anew at every start. Containers of one machine share it."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def counted_by_node(ranks: Sequence[tuple[str, str, str]]) -> dict[str, str]:
+    """What computes on each node, as `TakingPart.nodes`.
+
+    Args:
+        ranks: of each rank, in their order: host name, `machine_id` and what it computes on.
+    """
+    by_node: dict[tuple[str, str], Counter[str]] = {}
+    for host, machine, what in ranks:
+        by_node.setdefault((host, machine), Counter())[what] += 1
+    nodes: dict[str, str] = {}
+    same_name: Counter[str] = Counter()
+    for (host, _), kinds in by_node.items():
+        same_name[host] += 1
+        name = host if same_name[host] == 1 else f"{host} {same_name[host]}"
+        nodes[name] = ", ".join(f"{count} x {what}" for what, count in kinds.items())
+    return nodes
 
 
 def _exchange(world: World, tensor: torch.Tensor) -> float:

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from loaders import InputError
-from loaders.choosing import same_pixels
 from twistnet import signals, taking_part
 from twistnet.advice import Setting
 from twistnet.agreement import Agreement
@@ -37,9 +36,10 @@ from twistnet.progress import Progress
 from twistnet.recipe import Recipe
 from twistnet.reporting import Report, counted, spans
 from twistnet.run_folder import RunFolder
-from twistnet.sameness import changed_data, data_of, refuse_different_starts
+from twistnet.sameness import changed_data, changed_decoder, data_of, refuse_different_starts
 from twistnet.schedule import lr_at
 from twistnet.starting import Start
+from twistnet.states import fitting
 from twistnet.step import TrainStep
 from twistnet.weights import LoadReport, save
 
@@ -107,10 +107,12 @@ class _Run:
         self.best_top1, self.best_epoch = -1.0, 0
         self.skipped, self.saved = 0, start is not None
         self.eval_s = 0.0
-        self.decoded_by = start.state.get("decoder") if start else None
         self.data = data_of(job, recipe, world, self.train_loader, self.val_loader)
         self.meter = Meter(world, self.train_loader)
-        self.changed = self._restore(start) if start else []
+        self.changed: list[str] = []
+        if start:
+            with fitting(start.path):
+                self.changed = self._restore(start)
         self.agreed = Agreement(world)
         self.taking_part = taking_part.measure(world, sum(parameter.numel() for parameter in self.model.parameters()))
         self.saved_at = time.monotonic()
@@ -144,11 +146,6 @@ class _Run:
         self.report.hello(self.recipe, self.job, self.step, self.changed, progress)
         if self.taking_part:
             progress.say(str(self.taking_part))
-        if self.decoded_by and not same_pixels(self.decoded_by, self.train_loader.decoder, self.recipe.interpolation):
-            progress.say(
-                f"[Warning] Decoded by {self.decoded_by} so far: {self.train_loader.decoder} may make other pixels of "
-                "the same images from here on."
-            )
         self.profile = Profile(
             self.job.profile if self.world.is_main else 0, self.folder.path, self.world.device, progress.say
         )
@@ -335,10 +332,15 @@ class _Run:
             self._log_steps(progress)
         self._save(gather_buffers(self.train_step.models, self.world) if buffers is None else buffers)
         self.agreed.close()
+        where = f"after step {self.step}: go on with --resume {self.folder.latest}"
         if self.checkpoints is not None:
-            self.checkpoints.finish(_AT_A_STOP_S)
+            try:
+                self.checkpoints.finish(_AT_A_STOP_S)
+            except InputError as error:
+                self.checkpoints.close()  # here, where the signal's limit holds: a disk that hangs may take for ever
+                where = f"after step {self.step}, which is not saved: {str(error).removesuffix('.')}"
         self.world.wait_for_all()  # a launcher ends all ranks as soon as one has ended
-        raise signals.Stopped(number, f"after step {self.step}: go on with --resume {self.folder.latest}")
+        raise signals.Stopped(number, where)
 
     def _leave(self) -> str:
         """What is done and said where the process ends before the next step does."""
@@ -380,6 +382,8 @@ class _Run:
         """Goes on from a checkpoint; what is no longer as it was there, a phrase each."""
         state = start.state
         changed = [*start.changed, *changed_data(state["data"], self.data, force=start.force)]
+        decoders = state.get("decoder"), self.train_loader.decoder
+        changed += changed_decoder(*decoders, self.recipe.interpolation, force=start.force)
         self.model.load_state_dict(state["model"])
         if not self.train_step.restore(state) and self.world.is_main:
             here = self.train_step.precision.dtype

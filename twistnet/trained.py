@@ -161,8 +161,6 @@ def read_run(folder: Path, checkpoint: CheckpointName = "best") -> Run:
         instead = f"take --checkpoint {other.removesuffix('.pt')}" if (folder / other).is_file() else "name a run's"
         raise InputError(f"{folder} holds no {path.name}: {instead}, or train first.")
     state = load_checkpoint(path)
-    if not isinstance(state["recipe"], dict) or not isinstance(state["data"], dict):
-        raise InputError(f"{path} does not say its recipe and its data: take another run.")
     return Run(
         folder=folder,
         checkpoint=path,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from loaders.errors import InputError
 from loaders.files import write_atomically
+from twistnet.archives import is_archive, refuse_swollen
 from twistnet.model import TwistNet
 from twistnet.stci import fuse_heads
 
@@ -195,6 +197,9 @@ def _read(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             content: Any = safetensors.torch.load_file(path)
         else:
+            if is_archive(path):
+                with zipfile.ZipFile(path) as archive:
+                    refuse_swollen(path, archive)
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile file can fail in any way
         reason = type(error).__name__

@@ -10,7 +10,7 @@ from launch.ranks import Ranks
 from loaders import InputError
 from loaders.choosing import DecoderName, StoreName
 from loaders.kept import kept_pixels
-from twistnet import distributed
+from twistnet import distributed, signals
 from twistnet.arguments import Url
 from twistnet.datasets import Dataset, check_dataset, check_fold
 from twistnet.finetuning import Result, finetune_fold
@@ -21,6 +21,7 @@ from twistnet.starting import settings, start
 from twistnet.step import Compile
 
 
+@signals.at_once()
 def finetune(
     *,
     data_dir: Url | Path,

@@ -14,7 +14,7 @@ from loaders import InputError
 from loaders.choosing import DecoderName, StoreName
 from loaders.files import existing_parent, write_atomically
 from loaders.layouts import LAYOUTS, find_layout
-from twistnet import distributed
+from twistnet import distributed, signals
 from twistnet.arguments import Url
 from twistnet.fitting import fit_batch
 from twistnet.job import Job, Outcome
@@ -25,6 +25,7 @@ from twistnet.train import train
 from twistnet.weights import find
 
 
+@signals.at_once()
 def pretrain(
     *,
     data_dir: Url | Path,
