@@ -100,12 +100,14 @@ def kept_pixels(gb: float | None) -> KeptPixels | None:
             this machine.
 
     Raises:
-        InputError: for less than nothing.
+        InputError: for less than nothing, or more than all memory.
     """
     if gb is None:
         return KeptPixels(usable_memory() // _SHARE // local_ranks())
     if not gb >= 0:
         raise InputError(f"keep_gb {gb:g} is impossible: take 0 for none, or more.")
+    if gb * 1e9 > usable_memory():
+        raise InputError(f"keep_gb {gb:g} is more than the memory of {usable_memory() / 1e9:.1f} GB: take less of it.")
     return KeptPixels(round(gb * 1e9)) if gb else None
 
 

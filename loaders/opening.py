@@ -169,7 +169,7 @@ def open_loader(
         choice += f"; decoded images are not kept, as {chosen.name} makes pixels of its own"
         kept = None
     elif kept is not None:
-        choice += f"; decoded images are kept, in at most {kept.limit_bytes / 2**30:.1f} GiB of memory"
+        choice += f"; decoded images are kept, in at most {kept.limit_bytes / 2**30:.3g} GiB of memory"
     plan = Plan(
         store=found,
         staging=staged.staging if staged else None,

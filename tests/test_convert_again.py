@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import pytest
 from conversions import Capture, convert, digests, names, sentence, times, webdataset_tar
 
+from convert.photographs import make_miniature_dtd
 from loaders import open_store
 from twistnet.__main__ import main
 
@@ -346,3 +347,21 @@ def test_a_class_that_is_no_folders_name(name: str, tmp_path: Path, capsys: Capt
     assert main(["convert", "prepare", f"--data_dir={source}", f"--out={tmp_path / 'deep' / 'out'}"]) == 1
     assert f"has a class named {name!r}" in sentence(capsys)
     assert not list(tmp_path.rglob("*evil*"))
+
+
+def test_a_set_with_folds_is_converted_again_and_counted(tmp_path: Path, capsys: Capture) -> None:
+    """Its one split is called "all", and the folds hold the same images of the same labels as those of the folder."""
+    dtd = make_miniature_dtd(tmp_path / "dtd")
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    assert main(["convert", f"--data_dir={dtd}", f"--out={once}", "--workers=1", "--min_shards=1"]) == 0
+    again = ["convert", f"--data_dir={once}", f"--out={twice}", "--images=max_side=64", "--workers=1", "--min_shards=1"]
+    assert main(again) == 0
+    for split in ("train1", "val1", "test1", "test10"):
+        folder, small = open_store(dtd, split), open_store(twice, split)
+        of_folder = {Path(folder.key(i)).stem: int(folder.labels[i]) for i in range(len(folder))}
+        of_small = {Path(small.key(i).split(":")[-1]).stem: int(small.labels[i]) for i in range(len(small))}
+        assert of_small == of_folder
+    assert small.classes == folder.classes
+    capsys.readouterr()
+    main(["convert", "count", f"--data_dir={once}"])
+    assert "all: 564 images of 47 classes, 12 to 12 a class" in capsys.readouterr().out

@@ -69,4 +69,6 @@ def test_pretraining_keeps_nothing(tree: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_less_than_nothing_is_refused(dtd: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert finetune(dtd, "--weights=none", "--keep_gb=-1") == 1
     assert "keep_gb -1 is impossible: take 0 for none, or more." in capsys.readouterr().err
+    assert finetune(dtd, "--weights=none", "--keep_gb=99999") == 1
+    assert "keep_gb 99999 is more than the memory of " in capsys.readouterr().err
     assert not Path("runs").exists()

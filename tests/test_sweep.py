@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -180,6 +181,26 @@ def test_several_ranks_and_another_sweep_are_refused(
     assert "a sweep runs in one process, not in 2" in capsys.readouterr().err
 
 
+def test_the_folder_of_a_run_is_no_sweeps(whole: Path, dtd: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = next(whole.glob("*/fold*"))
+    assert call("sweep", *flags(dtd, folder)) == 1
+    assert f"{folder} is the folder of a run, not of a sweep: choose another --run_dir." in capsys.readouterr().err
+    assert not (folder / "sweep.json").exists()
+
+
+def test_a_full_disk_ends_a_sweep(
+    dtd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device", "w.safetensors")
+
+    monkeypatch.setattr("twistnet.commands.sweep.finetune_fold", full)
+    assert call("sweep", *flags(dtd, tmp_path / "runs")) == 1
+    printed = capsys.readouterr()
+    assert printed.out.count("failed: w.safetensors: No space left on device") == 1, "the others are not begun"
+    assert f"error: no space is left for {tmp_path / 'runs'}: free some, then start the same" in printed.err
+
+
 def test_a_failed_run_leaves_the_others_and_is_tried_again(
     whole: Path, dtd: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -197,7 +218,7 @@ def test_a_failed_run_leaves_the_others_and_is_tried_again(
     assert not list(run_dir.rglob("claim.json*"))
 
     assert call("sweep", *flags(dtd, run_dir, *more, "--dry_run")) == 0
-    assert "begun again: " in capsys.readouterr().out
+    assert "tried again, from its checkpoint where it has one: " in capsys.readouterr().out
     made = {"--model=test_vit", "--epochs=1", f"--run_dir={tmp_path / 'vit'}", "--weights=none"}
     tiny = [flag for flag in TINY if not flag.startswith(("--model", "--epochs"))]
     assert call("finetune", f"--data_dir={dtd}", "--recipe=demo_dtd", *tiny, *made) == 0

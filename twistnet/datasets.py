@@ -36,6 +36,8 @@ def check_dataset(dataset: str, data_dir: str | Path) -> None:
         found = entry.get("source") if isinstance(entry, dict) else None
     else:
         layout = find_layout(data_dir)
+        if layout is None and dataset != "folder":
+            LAYOUTS[dataset].read(data_dir)  # which says what is missing
         found = layout.name if layout else None
     if found is not None and found in LAYOUTS and found != dataset:
         raise InputError(f"{data_dir} holds {LAYOUTS[found].title}: pass --dataset {found} instead of {dataset}.")

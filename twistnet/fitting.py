@@ -61,7 +61,12 @@ def fitted(recipe: Recipe, job: Job, world: World) -> Recipe:
     """
     smallest, own = recipe.mix_group if recipe.mixes else 2, recipe.batch_size * recipe.accumulate
     with open_split(job, job.train_split, recipe.with_changes(batch_size=smallest), world, train=True) as loader:
-        num_classes = len(loader.classes)
+        num_classes, images = len(loader.classes), loader.num_samples * recipe.repeats
+    if own * world.world_size > images:
+        raise InputError(
+            f"the recipe's batch of {own} a process is more than the {images:,} images of {job.train_split} allow: "
+            "give --batch_size a number."
+        )
     find = _on_card if world.device.type == "cuda" else _on_cpu
     found = find(recipe, num_classes, world, smallest, own)
     least = int(world.gather(torch.tensor(found.batch_size, device=world.device)).min())

@@ -1,11 +1,13 @@
-"""WebDataset tars of others: members `<key>.jpg` (jpeg, png) and `<key>.cls`, the label in ASCII digits.
+"""WebDataset tars: members `<key>.jpg` (jpeg, png) and `<key>.cls`, the label in ASCII digits.
 
+Those of others, whose names say their splits, and those of a converted set, whose manifest does, with the folds in it.
 Members with other extensions are passed over by name; nothing is unpickled.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
@@ -13,14 +15,17 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from convert.plan import unfinished_splits
 from convert.progress import Progress
-from convert.scan import Scan
+from convert.scan import Ints, Scan
 from convert.sources.listing import Row, in_order, make_scan
 from convert.tar_members import Member, tar_members
 from loaders.errors import InputError
 from loaders.folders import folders, lines
-from loaders.manifest import is_converted, read_manifest
+from loaders.manifest import is_converted, open_index, read_manifest
+from loaders.subset import find_split
 
 _IMAGES = frozenset(("jpg", "jpeg", "png"))
 _SPLIT = re.compile(r"(?<![a-z])(train|training|validation|valid|val|test)(?![a-z])")
@@ -51,7 +56,7 @@ def splits(path: Path, _devkit: Path | None) -> tuple[str, ...]:
     Raises:
         InputError: where one names no split.
     """
-    return in_order(_split_of(path, name) for name in _tars(path))
+    return in_order(_by_split(path).values())
 
 
 def scan(path: Path, split: str, _devkit: Path | None, why: str) -> Scan:
@@ -60,7 +65,8 @@ def scan(path: Path, split: str, _devkit: Path | None, why: str) -> Scan:
     Raises:
         InputError: where an image has no label or two, or a label no name.
     """
-    tars = [name for name in _tars(path) if _split_of(path, name) == split]
+    by_split = _by_split(path)
+    tars = [name for name, of in by_split.items() if of == split]
     rows: list[Row] = []
     with Progress(len(tars), unit="tar", desc=f"listing {split}") as progress:
         for place, name in enumerate(tars):
@@ -69,9 +75,9 @@ def scan(path: Path, split: str, _devkit: Path | None, why: str) -> Scan:
     highest = max((row.label for row in rows), default=-1)
     classes = _class_names(path)
     if classes is None:
-        if split != "train" and "train" in splits(path, None):
+        if split != "train" and "train" in by_split.values():
             # Else a split without images of the last classes would have fewer of them.
-            train = (name for name in _tars(path) if _split_of(path, name) == "train")
+            train = (name for name, of in by_split.items() if of == "train")
             highest = max(highest, *(row.label for name in train for row in _rows(path / name, 0)))
         # As many digits for all, so that whoever sorts them has them in the order of the labels.
         classes = [f"{label:0{len(str(highest))}d}" for label in range(highest + 1)]
@@ -80,7 +86,7 @@ def scan(path: Path, split: str, _devkit: Path | None, why: str) -> Scan:
             f"{path} has the label {highest} in {split} where its class names end at {len(classes) - 1}: "
             f"correct {_INFO} or {_CLASSES}."
         )
-    return make_scan(
+    found = make_scan(
         kind="webdataset",
         why=why,
         root=path,
@@ -90,6 +96,24 @@ def scan(path: Path, split: str, _devkit: Path | None, why: str) -> Scan:
         rows=rows,
         key=lambda _, name: name,
     )
+    return dataclasses.replace(found, subsets=_subsets(path, found)) if is_converted(path) else found
+
+
+def _subsets(path: Path, scan: Scan) -> dict[str, Ints]:
+    """The folds of a converted set, as places in the scan of the split that they are of."""
+    manifest = read_manifest(path)
+    named = {name: find_split(manifest, name)[1] for name, (base, _) in manifest.subsets.items() if base == scan.split}
+    if not named:
+        return {}
+    split = manifest.splits[scan.split]
+    place_of = {
+        (scan.files[file], at): place for place, (file, at) in enumerate(zip(scan.file, scan.offset, strict=True))
+    }
+    index = open_index(path, split)
+    places = np.array(
+        [place_of[split.shards[shard].name, at] for shard, at in zip(index["shard"], index["offset"], strict=True)]
+    )
+    return {name: places[ids] for name, ids in named.items()}
 
 
 def _tars(path: Path) -> list[str]:
@@ -103,7 +127,18 @@ def _tars(path: Path) -> list[str]:
     return sorted(str(tar.relative_to(path)) for tar in tars)
 
 
-def _split_of(path: Path, name: str) -> str:
+def _by_split(path: Path) -> dict[str, str]:
+    """Every tar and its split: as a manifest says, else as its name does.
+
+    Raises:
+        InputError: where neither does.
+    """
+    splits = read_manifest(path).splits.items() if is_converted(path) else ()
+    known = {shard.name: split for split, entry in splits for shard in entry.shards}
+    return {name: known.get(name) or _named(path, name) for name in _tars(path)}
+
+
+def _named(path: Path, name: str) -> str:
     words: list[str] = _SPLIT.findall(name.lower())
     found = {_SYNONYMS.get(word, word) for word in words}
     if len(found) != 1:

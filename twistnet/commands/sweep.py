@@ -277,4 +277,6 @@ def _list(plan: Plan, asked: _Asked, stale_s: float) -> None:
         for run, state in states.items()
     }
     left = table.time_left(seconds_left(again, asked.recipe(plan.runs[0]).epochs), 1)
+    if all(state.result is not None for state in states.values()):
+        left = "nothing is left to do"
     print(f"{table.counts(states)}; {left or 'no run has ended yet that would tell how long they take'}.")

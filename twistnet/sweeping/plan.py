@@ -120,8 +120,10 @@ def settle(run_dir: Path, asked: Mapping[str, Any], stale_s: float) -> None:
         stale_s: as `claims.take` takes it, for the moment in which others that begin have to wait.
 
     Raises:
-        InputError: where the folder holds another sweep; it says what differs.
+        InputError: where the folder holds another sweep; it says what differs. Where it is the folder of a run.
     """
+    if (run_dir / "recipe.json").exists():
+        raise InputError(f"{run_dir} is the folder of a run, not of a sweep: choose another --run_dir.")
     run_dir.mkdir(parents=True, exist_ok=True)
     while (claim := take(run_dir / CLAIM, stale_s, _go_on)) is None:
         time.sleep(_POLL_S)

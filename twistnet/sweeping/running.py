@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -14,6 +15,7 @@ from loaders import InputError
 from loaders.errors import one_line
 from loaders.files import write_atomically
 from twistnet import signals
+from twistnet.checkpoints import LATEST
 from twistnet.sweeping import table
 from twistnet.sweeping.claims import CLAIM, Claim, disk_time, take
 from twistnet.sweeping.live import Live
@@ -122,8 +124,8 @@ class Sweep:
     def _do(self, run: Run, claim: Claim) -> None:
         self._claim = claim
         began = time.monotonic()
-        error = None
-        self._live.note(f"{run}: begins; {OUTPUT} in {run.folder}")
+        error, is_full = None, False
+        self._live.note(f"{run}: {'goes on' if (run.folder / LATEST).exists() else 'begins'}; {OUTPUT} in {run.folder}")
         self._live.update()
         try:
             (run.folder / ERROR).unlink(missing_ok=True)
@@ -132,6 +134,7 @@ class Sweep:
                     self._execute(run)
                 except Exception as raised:  # whatever it was: the other runs are not to be lost by it
                     error = _sentence(raised)
+                    is_full = isinstance(raised, OSError) and raised.errno == errno.ENOSPC
                     _write_error(run, error, raised)
                     traceback.print_exc()
         except signals.Stopped as stopped:
@@ -142,6 +145,8 @@ class Sweep:
         if error is not None:
             self._failed.add(run)
             self._live.say(f"{run}: failed: {error}")
+            if is_full:  # so would all the others
+                raise InputError(f"no space is left for {self.plan.run_dir}: free some, then {_GO_ON}.")
             return
         self._tell(run, f" in {time.monotonic() - began:.0f} s")
 
@@ -191,6 +196,8 @@ class Sweep:
 def _sentence(error: Exception) -> str:
     """What went wrong, on one line."""
     text = one_line(error, _LONGEST_ERROR)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'a file'}: {error.strerror}"
     return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
 
 

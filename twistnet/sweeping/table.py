@@ -100,7 +100,7 @@ def listing(states: Mapping[Run, State]) -> list[str]:
             what = f"{state.epochs} epochs by {state.holder}: left to it"
         else:
             what = {
-                "failed": f"begun again: {state.error}",
+                "failed": f"tried again, from its checkpoint where it has one: {state.error}",
                 "broken": "goes on from its checkpoint",
                 "waiting": f"begins from weights {run.weights}",
             }[state.kind]
