@@ -33,7 +33,7 @@ def state(step: int, size: int = 1000) -> dict[str, Any]:
     rest: dict[str, Any] = dict.fromkeys(KEYS) | {
         **{"buffers": torch.zeros(1, 2), "scaler": {}, "dtype": "torch.float32", "best_top1": -1.0, "best_epoch": 0},
         **{"recipe": {}, "data": data | {"classes": ["cat"], "samples": 1, "total_batch": 1}},
-        "meter": {"epoch_sums": [0.0] * 4, "images": 0.0, "seconds": 0.0},
+        "meter": {"epoch_sums": [0.0] * 4, "images": 0.0, "seconds": 0.0, "run_s": 0.0},
     }
     optimiser = {"state": moments, "param_groups": []}
     return rest | {"model": {"weight": weights}, "optimiser": optimiser, "epoch": 0, "step_in_epoch": step}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +15,14 @@ import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, top_k_accuracy_score
 from training import call, finetune
 
+import loaders
+import twistnet.train
 from loaders import open_loader
 from loaders.augment import Augment
 from twistnet.__main__ import main
 from twistnet.checkpoints import load_checkpoint
+from twistnet.evaluate import Score, evaluate
+from twistnet.recipe import from_dict
 
 pytest_plugins = ("training",)
 
@@ -39,6 +45,44 @@ def test_fine_tuning_finds_weights_by_itself_and_tests_the_best_epoch(
     assert best["epoch"] == result["best_epoch"]
     balanced = f"class-balanced {result['test_balanced']:.2%}"
     assert f"test_acc of that epoch {result['test_top1']:.2%}, {balanced}; run folder runs/test." in printed
+
+
+@pytest.mark.parametrize(("averaged", "key"), [(0.0, "model"), (0.9, "ema")])
+def test_the_weights_of_the_best_epoch_are_tested(
+    dtd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, averaged: float, key: str
+) -> None:
+    """Of the first one here, as validation is made to say; and they are the moving average's where there is one."""
+    scores = iter((15, 0))
+
+    def scored(*given: Any, **named: Any) -> Score:
+        return dataclasses.replace(evaluate(*given, **named), right=next(scores))
+
+    monkeypatch.setattr(twistnet.train, "evaluate", scored)
+    folder = tmp_path / "run"
+    flags = ("--weights=none", f"--set=ema_decay={averaged}", "--lr=2", "--keep_every=1")
+    assert finetune(dtd, f"--run_dir={folder}", *flags) == 0
+    result = json.loads((folder / "result.json").read_text())
+    assert (result["best_epoch"], result["train_samples"], result["test_samples"]) == (1, 24, 15)
+    found = np.load(folder / "predictions.npz")["probabilities"]
+    of = {name: probabilities(dtd, folder, name, key) for name in ("best.pt", "epoch-0001.pt", "epoch-0002.pt")}
+    assert np.array_equal(of["best.pt"], of["epoch-0001.pt"])
+    assert np.allclose(found, of["best.pt"], atol=1e-3)
+    assert not np.allclose(found, of["epoch-0002.pt"], atol=1e-2)
+    if averaged:
+        assert not np.allclose(found, probabilities(dtd, folder, "best.pt", "model"), atol=1e-2)
+    store = loaders.open_store(dtd, "test1")
+    assert result["test_fingerprint"] == store.fingerprint
+
+
+@torch.no_grad()
+def probabilities(dtd: Path, folder: Path, name: str, key: str) -> np.ndarray:
+    """Of the test images by a checkpoint's weights, in the order of their ids, computed by hand."""
+    model = timm.create_model("test_resnet", num_classes=3).eval()
+    model.load_state_dict(load_checkpoint(folder / name)[key])
+    crops = from_dict(json.loads((folder / "recipe.json").read_text())).crops()
+    with open_loader(dtd, "test1", 15, train=False, size=32, augment=Augment(), crops=crops) as loader:
+        (batch,) = loader.epoch(0)
+    return model(batch.images).softmax(dim=1)[batch.ids.argsort()].numpy()
 
 
 def test_the_result_says_what_it_is_of(dtd: Path, run: Path) -> None:
@@ -119,7 +163,7 @@ def test_a_twistnets_gates_are_in_the_log(dtd: Path, tmp_path: Path) -> None:
         (["--dataset=kth", "--fold=5"], "--fold 5 is none of kth's: take 1 to 4."),
         (["--dataset=cub", "--fold=2"], "--fold 2 is none of cub's: it has one, take 1."),
         (["--weights=nowhere.pt"], "nowhere.pt"),
-        (["--data_dir={tree}"], "test1"),
+        (["--data_dir={tree}"], "is no DTD folder: it must hold images/<class>/ and labels/train1.txt."),
     ],
 )
 def test_fine_tuning_refuses(

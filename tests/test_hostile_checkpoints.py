@@ -83,7 +83,7 @@ MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
     "no data": ({"data": {}}, "holds data's train_split as NoneType where a run writes str"),
     "total batch": ({"data": DATA | {"total_batch": "a"}}, "holds data's total_batch as str where a run writes int"),
     "no batch": ({"data": DATA | {"total_batch": 0}}, "holds data's total_batch 0 where a run writes at least 1"),
-    "format": ({"format": torch.zeros(2)}, r"has format tensor\(\[0., 0.\]\), this version reads 2"),
+    "format": ({"format": torch.zeros(2)}, r"has format tensor\(\[0., 0.\]\), this version reads 3"),
     "epoch": ({"epoch": -1}, "holds epoch -1 where a run writes at least 0"),
     "step": ({"step_in_epoch": True}, "holds step_in_epoch as bool where a run writes int"),
     "model": ({"model": None}, "holds model as NoneType where a run writes dict"),

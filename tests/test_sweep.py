@@ -23,6 +23,7 @@ from training import TINY, call
 from twistnet.arguments import parameters_of
 from twistnet.commands.finetune import finetune
 from twistnet.commands.sweep import sweep
+from twistnet.sweeping import running
 
 pytest_plugins = ("training",)
 
@@ -169,6 +170,37 @@ def test_what_would_fail_in_every_run_is_told_before_the_first(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_run_is_what_finetune_makes_of_the_same_flags(whole: Path, dtd: Path, tmp_path: Path) -> None:
+    """Its epoch is chosen on the fold's validation split, like that one's."""
+    alone = tmp_path / "alone"
+    tiny = [flag for flag in TINY if not flag.startswith("--epochs")]
+    own = ["--recipe=demo_dtd", "--epochs=4", "--weights=none", "--fold=2", "--seed=43", f"--run_dir={alone}"]
+    assert call("finetune", f"--data_dir={dtd}", *tiny, *own) == 0
+    (told,) = results(alone).values()
+    assert told == results(whole)["test_resnet/fold02-seed43"]
+    ours, right = weights(whole, "test_resnet/fold02-seed43"), weights(tmp_path, "alone")
+    assert all(torch.equal(ours[name], right[name]) for name in right)
+    data = torch.load(whole / "test_resnet/fold02-seed43/latest.pt", weights_only=True)["data"]
+    assert (data["train_split"], data["val_split"]) == ("train2", "val2")
+
+
+def test_what_others_leave_between_two_looks_is_taken(
+    whole: Path, dtd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that its holder gives up after it was passed over, and before its claims are counted."""
+    run_dir = shutil.copytree(whole, tmp_path / "runs")
+    (run_dir / RUNS[1] / "result.json").unlink()
+    looked = running.Sweep._next
+    passed_over: list[None] = [None]
+
+    def once_nothing(self: running.Sweep) -> Any:
+        return passed_over.pop() if passed_over else looked(self)
+
+    monkeypatch.setattr(running.Sweep, "_next", once_nothing)
+    assert call("sweep", *flags(dtd, run_dir)) == 0
+    assert_same(run_dir, whole)
+
+
 def test_several_ranks_and_another_sweep_are_refused(
     whole: Path, dtd: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -280,7 +312,7 @@ def test_nobody_waits_who_is_told_not_to(
     assert call("sweep", *flags(dtd, run_dir)) == 0
     printed = capsys.readouterr().out
     assert f"Waiting for process {holder.pid} on " in printed
-    assert "test_resnet fold 2 seed 42: begins" in printed
+    assert "test_resnet fold 2 seed 42: goes on" in printed
     assert_same(run_dir, whole)
     assert (killing.wait(), holder.wait()) == (0, -9)
 

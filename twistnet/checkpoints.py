@@ -24,7 +24,7 @@ from twistnet.archives import refuse_swollen
 from twistnet.signals import Noted, Stopped
 from twistnet.states import wrong_kind
 
-FORMAT = 2
+FORMAT = 3
 KEYS = (
     *("model", "ema", "buffers", "optimiser", "scaler", "dtype"),
     *("epoch", "step_in_epoch", "best_top1", "best_epoch", "meter"),

@@ -46,12 +46,14 @@ class Result:
         test_top5: likewise among the first five.
         test_balanced: mean of the classes' own test accuracies, 0 to 1, over the classes that have test samples.
         test_samples: images that they were measured on.
+        test_fingerprint: of these, their labels and order: equal only for the same test split of the same data.
+        train_samples: images of the training split.
         num_classes: that are told apart.
         weights: what training began from, a file or timm's model; None for random weights.
         weights_sha256: of the file.
         images_per_s: trained on, over all ranks.
-        seconds: that this start took.
-        step_seconds: of these, in training steps and waiting for their batches.
+        seconds: that the run took, over all of its starts up to their checkpoints.
+        step_seconds: of the last start, in training steps and waiting for their batches.
         eval_seconds: of these, in validation and the test; a probe's validation is part of its steps.
         parameters: of the model.
     """
@@ -69,6 +71,8 @@ class Result:
     test_top5: float
     test_balanced: float
     test_samples: int
+    test_fingerprint: str
+    train_samples: int
     num_classes: int
     weights: str | None
     weights_sha256: str | None
@@ -90,6 +94,7 @@ class _Trained:
     images_per_s: float
     step_seconds: float
     eval_seconds: float
+    train_samples: int
     loaded: Mapping[str, Any] | None
 
 
@@ -117,7 +122,7 @@ def finetune_fold(
     Raises:
         InputError: for data, weights or settings that cannot be used.
     """
-    begun = time.monotonic()
+    begun, before_s = time.monotonic(), start.state["meter"]["run_s"] if start else 0.0
     folder = RunFolder(job.run_dir)
     if (resume or start is not None) and (told := _told(folder)) and _has_ended(folder, recipe, start):
         return told
@@ -154,11 +159,13 @@ def finetune_fold(
         test_top5=score.top5,
         test_balanced=score.balanced,
         test_samples=score.samples,
+        test_fingerprint=test_loader.fingerprint,
+        train_samples=trained.train_samples,
         num_classes=len(test_loader.classes),
         weights=loaded.get("path"),
         weights_sha256=loaded.get("sha256"),
         images_per_s=trained.images_per_s,
-        seconds=round(time.monotonic() - begun, 3),
+        seconds=round(before_s + time.monotonic() - begun, 3),
         step_seconds=round(trained.step_seconds, 3),
         eval_seconds=round(trained.eval_seconds + test_seconds, 3),
         parameters=parameters(trained.model),
@@ -172,7 +179,10 @@ def _told(folder: RunFolder) -> Result | None:
     """The result that the folder holds; None without one, or where an earlier version wrote less into it."""
     if not folder.result.exists():
         return None
-    values = json.loads(folder.result.read_text())
+    try:
+        values = dict(json.loads(folder.result.read_text()))
+    except (ValueError, TypeError):  # damaged: the weights are tested once more
+        return None
     return Result(**values) if set(values) == {field.name for field in dataclasses.fields(Result)} else None
 
 
@@ -196,6 +206,7 @@ def _probed(job: Job, recipe: Recipe, world: World, prepare: Callable[[nn.Module
         images_per_s=probed.images_per_s,
         step_seconds=probed.step_seconds,
         eval_seconds=0.0,
+        train_samples=probed.train_samples,
         loaded=dataclasses.asdict(probed.loaded) if probed.loaded else None,
     )
 
@@ -220,6 +231,7 @@ def _trained(
         images_per_s=outcome.images_per_s,
         step_seconds=outcome.step_seconds,
         eval_seconds=outcome.eval_seconds,
+        train_samples=outcome.train_samples,
         loaded=outcome.weights_from,
     )
 

@@ -101,6 +101,7 @@ class Outcome:
         model: as it was scored last: after the last epoch, the moving average where there is one.
         weights: the final weights.
         weights_from: what `prepare` loaded when the run began, as `LoadReport` has it; None: nothing.
+        train_samples: of the training split.
     """
 
     best_top1: float
@@ -112,3 +113,4 @@ class Outcome:
     model: nn.Module
     weights: Path
     weights_from: Mapping[str, Any] | None
+    train_samples: int

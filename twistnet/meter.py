@@ -38,6 +38,7 @@ class Meter:
         self._epoch_images = 0.0
         self._total_s = self._total_images = 0.0
         self.step_s = 0.0
+        self._began, self._before_s = time.monotonic(), 0.0
 
     @property
     def images_per_s(self) -> float:
@@ -46,12 +47,14 @@ class Meter:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps, right after a `read`."""
-        return {"epoch_sums": self._epoch_sums, "images": self._total_images, "seconds": self._total_s}
+        run_s = self._before_s + time.monotonic() - self._began
+        totals = {"images": self._total_images, "seconds": self._total_s, "run_s": run_s}
+        return {"epoch_sums": self._epoch_sums, **totals}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Goes on from a checkpoint's `state`."""
         self._epoch_sums = list(state["epoch_sums"])
-        self._total_images, self._total_s = state["images"], state["seconds"]
+        self._total_images, self._total_s, self._before_s = state["images"], state["seconds"], state["run_s"]
 
     def start(self) -> None:
         """Begins to measure an epoch, or the rest of one."""

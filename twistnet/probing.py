@@ -41,6 +41,7 @@ class Probed:
         l2: the strength of regularisation that it chose.
         images_per_s: at which features of the training split were computed, over all ranks.
         step_seconds: that features and fits took.
+        train_samples: of the training split.
         loaded: the weights of the backbone; None for random ones.
     """
 
@@ -49,6 +50,7 @@ class Probed:
     l2: float
     images_per_s: float
     step_seconds: float
+    train_samples: int
     loaded: LoadReport | None
 
 
@@ -113,6 +115,7 @@ def _probe(
         l2=fit.l2,
         images_per_s=images_per_s,
         step_seconds=step_seconds,
+        train_samples=train.num_samples,
         loaded=loaded,
     )
 

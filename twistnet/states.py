@@ -21,7 +21,7 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
 }
 _KINDS_WITHIN: Mapping[str, Mapping[str, tuple[type, ...]]] = {
     "optimiser": {"state": (dict,), "param_groups": (list,)},
-    "meter": {"epoch_sums": (list,), "images": _NUMBER, "seconds": _NUMBER},
+    "meter": {"epoch_sums": (list,), **dict.fromkeys(("images", "seconds", "run_s"), _NUMBER)},
     "data": {
         **dict.fromkeys(("train_split", "val_split", "fingerprint", "val_fingerprint"), (str,)),
         **{"classes": (list,), "samples": (int,), "total_batch": (int,)},

@@ -105,8 +105,7 @@ class _Run:
         self.steps_per_epoch = len(self.train_loader)
         self.epoch = self.step_in_epoch = self.logged = 0
         self.best_top1, self.best_epoch = -1.0, 0
-        self.skipped, self.saved = 0, start is not None
-        self.eval_s = 0.0
+        self.skipped, self.saved, self.eval_s = 0, start is not None, 0.0
         self.data = data_of(job, recipe, world, self.train_loader, self.val_loader)
         self.meter = Meter(world, self.train_loader)
         self.changed: list[str] = []
@@ -183,6 +182,7 @@ class _Run:
             model=self.train_step.scored,
             weights=weights,
             weights_from=self.weights_from,
+            train_samples=images,
         )
 
     def _run_epoch(self, progress: Progress) -> Score:

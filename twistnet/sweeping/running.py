@@ -88,7 +88,11 @@ class Sweep:
                 self._do(*found)
                 waiting = False
                 continue
-            holders = {state.holder for state in self._states.all(self._runs).values() if state.holder}
+            states = self._states.all(self._runs)
+            holders = {state.holder for state in states.values() if state.holder}
+            if any(self._would_take(run, state) for run, state in states.items()):
+                time.sleep(_ASLEEP_S)  # another process has left it since the look before
+                continue
             if not holders or not self._wait:
                 return
             if not waiting:
@@ -111,8 +115,10 @@ class Sweep:
         return None
 
     def _is_free(self, run: Run) -> bool:
-        kind = self._states.of(run).kind
-        return kind in ("waiting", "broken") or (kind == "failed" and not self._has_failed(run))
+        return self._would_take(run, self._states.of(run))
+
+    def _would_take(self, run: Run, state: State) -> bool:
+        return state.kind in ("waiting", "broken") or (state.kind == "failed" and not self._has_failed(run))
 
     def _has_failed(self, run: Run) -> bool:
         """Whether it has failed since this sweep began, here or in another process: once is enough."""
