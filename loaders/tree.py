@@ -122,7 +122,10 @@ def _open_folders(path: Path, split: str) -> TreeStore:
     folder = path / split
     if not folder.is_dir() and split_fold(split):
         titles = ", ".join(layout.title for layout in LAYOUTS.values())
-        raise InputError(f"{path} has no split {split!r}, as it has none of the layouts with folds: {titles}.")
+        raise InputError(
+            f"{path} has no split {split!r}, as it has none of the layouts with folds ({titles}): lay it out as one of "
+            "them, or, where it holds class folders with misleading names, convert it with --source folder."
+        )
     if not folder.is_dir():
         raise InputError(f"{path} has no folder {split}/: it must hold {split}/<class>/<image>.")
     if (folder / PREPARING).exists():

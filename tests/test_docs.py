@@ -43,7 +43,7 @@ NOT_RUN = {
     "make test": "is what runs this",
     "python -c": "timm's scripts are no part of its package",
 }
-# The numbers published are not those of a few images, and tests have no network.
+# The numbers published are not those of a few images, and nothing is downloaded here.
 EXPECTED = {"convert count": 1, "convert dtd --download": 1}
 
 
@@ -80,6 +80,8 @@ def workplace(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     shutil.copytree(data, tmp_path, dirs_exist_ok=True, symlinks=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TWISTNET_BENCH_RESULTS", str(ROOT / "bench" / "results"))
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # where nobody listens
     return tmp_path
 
 
