@@ -79,6 +79,13 @@ def test_missing_combinations_are_named(tmp_path: Path) -> None:
     assert collect(tmp_path).warnings == ("dtd: twistnet18 lacks 2 of 4 runs: fold 1 seed 1, fold 2 seed 0.",)
 
 
+def test_what_is_missing_is_counted_among_rows_that_are_alike(tmp_path: Path) -> None:
+    write_sweep(tmp_path / "whole", {"resnet18": grid(0.6), "twistnet18": grid(0.7)})
+    write_sweep(tmp_path / "probes", {"resnet18": {(1, 0): 0.5, (2, 0): 0.5}, "swin_tiny": {(1, 0): 0.5}}, tune="probe")
+    lacking = [said for said in collect(tmp_path).warnings if "lacks" in said]
+    assert lacking == ["dtd: swin_tiny (linear probe) lacks 1 of 2 runs: fold 2 seed 0."]
+
+
 def test_a_long_list_is_cut(tmp_path: Path) -> None:
     write_sweep(tmp_path, {"resnet18": {(fold, 0): 0.6 for fold in range(1, 10)}, "twistnet18": {(1, 0): 0.7}})
     (told,) = collect(tmp_path).warnings
