@@ -154,3 +154,19 @@ def test_names_of_somebody_elses_break_nothing(tuned: Path, tmp_path: Path) -> N
     ]
     assert "of\\|mine.pt`, which set 1,234 of its parameters" in card
     assert "/home/me" not in card
+
+
+def test_a_probes_card_says_that_it_is_one(probed: Path, tmp_path: Path) -> None:
+    card = card_of(probed, tmp_path / "out", "--license=mit")
+    result = json.loads((probed / "result.json").read_text())
+    found = rows(card)
+    assert "linear probe" in card.partition("\n# ")[2].partition("\n")[0]
+    assert "It is a linear probe: a logistic regression on the features of the frozen backbone" in card
+    assert found["val1, which chose the regularisation"][1] == f"{100 * result['val_top1']:.2f} %"
+    assert found["test1, tested once"][:2] == ["15", f"{100 * result['test_top1']:.2f} %"]
+    assert "A logistic regression was fitted to features of central crops" in card
+    assert "learning rate of" not in card
+    assert "after epoch" not in card
+    assert "come to epoch" not in card
+    assert "None" not in card
+    assert "fingerprint" not in card.lower()
