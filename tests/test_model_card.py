@@ -60,16 +60,17 @@ def test_every_figure_is_the_runs(tuned: Path, exported: Path) -> None:
     for name, value in json.loads((tuned / "recipe.json").read_text()).items():
         if name != "name":
             assert found[f"`{name}`"] == [f"`{json.dumps(value)}`"]
-    assert "trained on fold 1 from random weights" in card
+    assert "trained on fold 1 of dtd from random weights" in card
     assert "seed 42" in card
     assert str(tuned.parent) not in card  # whose machine it was is nobody's business
 
 
-def test_the_hub_reads_its_header(tuned: Path, exported: Path, tmp_path: Path) -> None:
-    plain = huggingface_hub.ModelCard((exported / "README.md").read_text()).data
+def test_the_hub_reads_its_header(tuned: Path, tmp_path: Path) -> None:
+    own = changed(tuned, tmp_path / "own", dataset="folder")
+    plain = huggingface_hub.ModelCard(card_of(own, tmp_path / "plain", "--license=mit")).data
     assert (plain.library_name, plain.pipeline_tag, plain.license) == ("timm", "image-classification", "mit")
     assert plain.metrics == ["accuracy"]
-    assert plain.datasets is None  # whose name the run does not say
+    assert plain.datasets is None  # one's own have no name
     run = changed(tuned, tmp_path / "run", dataset="dtd", test_top5=0.75, test_balanced=0.5)
     text = card_of(run, tmp_path / "out")
     full = huggingface_hub.ModelCard(text).data

@@ -6,11 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
-from sweeps import write_log, write_run, write_sweep
+from sweeps import write_checkpoint, write_log, write_run, write_sweep
 
 from loaders import InputError
-from twistnet.checkpoints import FORMAT, KEYS
 from twistnet.reports.collect import Found, Table, collect
 
 
@@ -172,7 +170,7 @@ def test_the_size_of_the_training_split_is_a_checkpoints(tmp_path: Path) -> None
     (tmp_path / "a" / "best.pt").write_bytes(b"torn")
     assert only(collect(tmp_path)).train_samples is None
     run = write_run(tmp_path / "b", fold=2)
-    torch.save({**dict.fromkeys(KEYS), "format": FORMAT, "data": {"samples": 1880}}, run / "latest.pt")
+    write_checkpoint(run / "latest.pt", samples=1880)
     assert only(collect(tmp_path)).train_samples == 1880
 
 
