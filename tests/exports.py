@@ -22,6 +22,14 @@ def tuned(dtd: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def probed(dtd: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a linear probe on fold 1, of random features."""
+    folder = tmp_path_factory.mktemp("runs") / "probed"
+    assert finetune(dtd, "--seed=42", "--tune=probe", "--weights=none", f"--run_dir={folder}") == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
 def exported(tuned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its export."""
     folder = tmp_path_factory.mktemp("exports") / "exported"

@@ -185,3 +185,72 @@ def test_runs_that_cannot_be_exported_are_refused(
         run = changed_run(tuned, tmp_path / f"c{number}", "best.pt", data={**data, "classes": classes})
         other_kind = f"holds data's classes as {type(classes).__name__} where a run writes list"
         refused(run, "the list of classes is no list of names" if isinstance(classes, list) else other_kind)
+
+
+def test_a_probe_is_exported_with_its_final_weights(
+    probed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert not list(probed.glob("best.pt"))
+    (pt,) = probed.glob("test_resnet_*.pt")
+    right = torch.load(pt, weights_only=True)
+    for checkpoint in ("best", "latest"):
+        out = tmp_path / checkpoint
+        assert main(["export", f"--run_dir={probed}", f"--out={out}", f"--checkpoint={checkpoint}"]) == 0
+        assert "[Warning]" not in capsys.readouterr().out
+        assert same(safetensors.torch.load_file(out / "model.safetensors"), right)
+    back = read_export(tmp_path / "best", torch.device("cpu"))
+    assert back.classes == ("astronaut", "cat", "coffee")
+    assert back.preparation == read_run(probed).trained(torch.device("cpu")).preparation
+    assert back.preparation.decoder == json.loads((probed / "env.json").read_text())["decoder"] != "auto"
+
+
+def test_a_probe_with_damaged_files_is_refused(
+    probed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(probed, tmp_path / "run")
+    (weights,) = run.glob("*.safetensors")
+    for damage, message in (
+        (lambda: (run / "predictions.npz").write_bytes(b"torn"), "predictions.npz, which names a probe's classes, can"),
+        (lambda: weights.write_bytes(b"torn"), "holds no weights ("),
+        (weights.unlink, "holds 0 files test_resnet_*.safetensors where a probe has one"),
+    ):
+        damage()
+        assert main(["export", f"--run_dir={run}", f"--out={tmp_path / 'out'}"]) == 1
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+        assert not (tmp_path / "out").exists()
+
+
+def keep_epochs(run: Path, last: int) -> None:
+    """Cuts the log of a run after an epoch."""
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    kept = [row for row in rows if row["kind"] != "epoch" or row["epoch"] <= last]
+    (run / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+
+
+def test_an_unfinished_fine_tuning_is_told(tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = changed_run(tuned, tmp_path / "run", "best.pt", epoch=1)
+    assert main(["export", f"--run_dir={run}", f"--out={tmp_path / 'whole'}"]) == 0
+    assert "[Warning]" not in capsys.readouterr().out
+    assert "unfinished" not in (tmp_path / "whole" / "README.md").read_text()
+    (run / "result.json").unlink()
+    for last in (4, 2):  # its weights are of use all the same
+        keep_epochs(run, last)
+        assert main(["export", f"--run_dir={run}", f"--out={tmp_path / 'out'}"]) == 0
+        said = f"unfinished after epoch {last} of 4, not tested"
+        assert f"[Warning] {run} is {said}: the card says so.\n" in capsys.readouterr().out
+        card = (tmp_path / "out" / "README.md").read_text()
+        assert f"- The run is {said}.\n" in card.partition("## Limits")[2]
+
+
+def test_an_unfinished_pretraining_is_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", f"--run_dir={run}", "--out=whole"]) == 0
+    assert "[Warning]" not in capsys.readouterr().out, "pretraining is not tested"
+    state = torch.load(run / "best.pt", weights_only=True)
+    (run / "best.pt").unlink()
+    torch.save({**state, "epoch": 1}, run / "best.pt")
+    keep_epochs(run, 1)
+    assert main(["export", f"--run_dir={run}", "--out=out"]) == 0
+    assert f"[Warning] {run} is unfinished after epoch 1 of 2: the card says so.\n" in capsys.readouterr().out
+    assert "- The run is unfinished after epoch 1 of 2.\n" in Path("out/README.md").read_text()

@@ -60,16 +60,17 @@ def test_every_figure_is_the_runs(tuned: Path, exported: Path) -> None:
     for name, value in json.loads((tuned / "recipe.json").read_text()).items():
         if name != "name":
             assert found[f"`{name}`"] == [f"`{json.dumps(value)}`"]
-    assert "trained on fold 1 from random weights" in card
+    assert "trained on fold 1 of dtd from random weights" in card
     assert "seed 42" in card
     assert str(tuned.parent) not in card  # whose machine it was is nobody's business
 
 
-def test_the_hub_reads_its_header(tuned: Path, exported: Path, tmp_path: Path) -> None:
-    plain = huggingface_hub.ModelCard((exported / "README.md").read_text()).data
+def test_the_hub_reads_its_header(tuned: Path, tmp_path: Path) -> None:
+    own = changed(tuned, tmp_path / "own", dataset="folder")
+    plain = huggingface_hub.ModelCard(card_of(own, tmp_path / "plain", "--license=mit")).data
     assert (plain.library_name, plain.pipeline_tag, plain.license) == ("timm", "image-classification", "mit")
     assert plain.metrics == ["accuracy"]
-    assert plain.datasets is None  # whose name the run does not say
+    assert plain.datasets is None  # one's own have no name
     run = changed(tuned, tmp_path / "run", dataset="dtd", test_top5=0.75, test_balanced=0.5)
     text = card_of(run, tmp_path / "out")
     full = huggingface_hub.ModelCard(text).data
@@ -154,3 +155,19 @@ def test_names_of_somebody_elses_break_nothing(tuned: Path, tmp_path: Path) -> N
     ]
     assert "of\\|mine.pt`, which set 1,234 of its parameters" in card
     assert "/home/me" not in card
+
+
+def test_a_probes_card_says_that_it_is_one(probed: Path, tmp_path: Path) -> None:
+    card = card_of(probed, tmp_path / "out", "--license=mit")
+    result = json.loads((probed / "result.json").read_text())
+    found = rows(card)
+    assert "linear probe" in card.partition("\n# ")[2].partition("\n")[0]
+    assert "It is a linear probe: a logistic regression on the features of the frozen backbone" in card
+    assert found["val1, which chose the regularisation"][1] == f"{100 * result['val_top1']:.2f} %"
+    assert found["test1, tested once"][:2] == ["15", f"{100 * result['test_top1']:.2f} %"]
+    assert "A logistic regression was fitted to features of central crops" in card
+    assert "learning rate of" not in card
+    assert "after epoch" not in card
+    assert "come to epoch" not in card
+    assert "None" not in card
+    assert "fingerprint" not in card.lower()

@@ -187,6 +187,42 @@ def test_bad_images_are_named_and_the_rest_is_kept(
     assert capsys.readouterr().out == ""
 
 
+def test_a_probes_predictions_are_those_of_its_test(
+    probed: Path, dtd: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed = [dtd / "images" / line for line in (dtd / "labels" / "test1.txt").read_text().splitlines()]
+    out = tmp_path / "o.csv"
+    assert main(["predict", *map(str, listed), f"--run_dir={probed}", "--device=cpu", "--top=1", f"--csv={out}"]) == 0
+    assert f"{out}: 15 images.\n" in capsys.readouterr().out
+    with out.open(newline="") as file:
+        right = [row["class_1"] == Path(row["image"]).parent.name for row in csv.DictReader(file)]
+    assert sum(right) / len(right) == json.loads((probed / "result.json").read_text())["test_top1"]
+
+
+def test_only_predictions_are_overwritten(
+    exported: Path, odd_images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "o.csv"
+    arguments = ["predict", str(odd_images[0]), f"--model_dir={exported}", "--device=cpu", f"--csv={out}"]
+    for text in ("# A page\n", "image,label\na.jpg,cat\n", "imag"):
+        out.write_text(text)
+        assert main(arguments) == 1
+        error = capsys.readouterr().err
+        assert f"--csv {out} is there already and no file of predictions" in error
+        assert error.count("\n") == 1
+        assert out.read_text() == text
+    out.unlink()
+    for _ in range(2):  # those of before are replaced
+        assert main(arguments) == 0
+        assert f"{out}: 1 image.\n" in capsys.readouterr().out
+    assert main([*arguments, "--top=1"]) == 0
+    assert out.read_text().startswith("image,class_1,probability_1\n")
+    out.unlink()
+    out.mkdir()
+    assert main(arguments) == 1
+    assert "is there already and no file of predictions" in capsys.readouterr().err
+
+
 def test_folders_are_searched_at_any_depth(tmp_path: Path) -> None:
     for name in ("b/z/1.JPG", "b/a.png", "b/.hidden/x.jpg", "b/.x.jpg", "b/notes.txt", "b/z/0.webp"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -6,11 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
-from sweeps import write_log, write_run, write_sweep
+from sweeps import write_checkpoint, write_log, write_run, write_sweep
 
 from loaders import InputError
-from twistnet.checkpoints import FORMAT, KEYS
 from twistnet.reports.collect import Found, Table, collect
 
 
@@ -77,6 +75,13 @@ def test_another_split_of_one_batch_into_passes_is_alike(tmp_path: Path) -> None
 def test_missing_combinations_are_named(tmp_path: Path) -> None:
     write_sweep(tmp_path, {"resnet18": grid(0.6), "twistnet18": {(1, 0): 0.7, (2, 1): 0.71}})
     assert collect(tmp_path).warnings == ("dtd: twistnet18 lacks 2 of 4 runs: fold 1 seed 1, fold 2 seed 0.",)
+
+
+def test_what_is_missing_is_counted_among_rows_that_are_alike(tmp_path: Path) -> None:
+    write_sweep(tmp_path / "whole", {"resnet18": grid(0.6), "twistnet18": grid(0.7)})
+    write_sweep(tmp_path / "probes", {"resnet18": {(1, 0): 0.5, (2, 0): 0.5}, "swin_tiny": {(1, 0): 0.5}}, tune="probe")
+    lacking = [said for said in collect(tmp_path).warnings if "lacks" in said]
+    assert lacking == ["dtd: swin_tiny (linear probe) lacks 1 of 2 runs: fold 2 seed 0."]
 
 
 def test_a_long_list_is_cut(tmp_path: Path) -> None:
@@ -165,7 +170,7 @@ def test_the_size_of_the_training_split_is_a_checkpoints(tmp_path: Path) -> None
     (tmp_path / "a" / "best.pt").write_bytes(b"torn")
     assert only(collect(tmp_path)).train_samples is None
     run = write_run(tmp_path / "b", fold=2)
-    torch.save({**dict.fromkeys(KEYS), "format": FORMAT, "data": {"samples": 1880}}, run / "latest.pt")
+    write_checkpoint(run / "latest.pt", samples=1880)
     assert only(collect(tmp_path)).train_samples == 1880
 
 

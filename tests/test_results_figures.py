@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix
 from sweeps import rising, write_log, write_predictions, write_run, write_sweep
 
 from twistnet.reports import confusion, figures, histories, tables
 from twistnet.reports.collect import Row, Table, collect
-from twistnet.reports.style import COLOURS, look
+from twistnet.reports.style import BASELINE, COLOURS, draw, look, looks, with_legend, wrapped
 from twistnet.reports.tables import Line
 
 PAIRS = [(fold, seed) for fold in (1, 2, 3) for seed in (0, 1)]
@@ -84,8 +86,9 @@ def test_a_single_run_has_a_dot_and_no_spread(paint: object, single: list[Line])
 
 def test_accuracy_stands_against_its_cost(lines: list[Line]) -> None:
     figure = Figure()
-    figures.against(figure, lines, lambda line: (line.flops or 0) / 1e9, "FLOPs (billions)")
+    figures.against(figure, lines, figures.looks_of(lines), lambda line: (line.flops or 0) / 1e9, "FLOPs (billions)")
     (axes,) = figure.axes
+    assert axes.get_ylabel() == "test top-1 (%), mean ± std"
     points = {
         line.get_label(): (*line.get_xdata(), *line.get_ydata())
         for line in axes.lines
@@ -98,8 +101,75 @@ def test_accuracy_stands_against_its_cost(lines: list[Line]) -> None:
 
 
 def test_models_look_different() -> None:
-    seen = [tuple(look(place).values()) for place in range(32)]
-    assert len(set(seen)) == 32
+    seen = [tuple(look(place).values()) for place in range(56)]
+    assert len(set(seen)) == 56
+    assert BASELINE not in COLOURS
+    assert len(set(map(str, looks("abcdefgh", "c").values()))) == 8
+
+
+def test_a_model_has_one_colour_in_all_figures(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path, {name: {(1, 0): 0.5, (2, 0): 0.6} for name in ("resnet18", "resnet34", "twistnet18")})
+    for run in sweep.glob("*/*"):
+        write_log(run, [0.1, 0.3 + 0.1 * ("fold01" in run.name)])
+    lines = lines_of(sweep)
+    styles = figures.looks_of(lines)
+    right = {"resnet18": BASELINE, "resnet34": COLOURS[0], "twistnet18": COLOURS[1]}
+    counted = [line for line in lines if line.row.label != "resnet34"]  # a model that cannot be counted
+    courses = histories.labelled([line.row for line in lines])
+    for paint, drawn in (
+        (figures.bars, right),
+        (figures.spread, right),
+        (lambda figure, _: histories.curves(figure, courses, styles), right),
+        (
+            lambda figure, _: figures.against(figure, counted, styles, tables.Line.parameters.fget, "parameters"),
+            {name: right[name] for name in ("resnet18", "twistnet18")},
+        ),
+    ):
+        figure = Figure()
+        paint(figure, lines)
+        shown = {line.get_label(): line.get_color() for line in figure.axes[0].lines if line.get_label() in right}
+        assert shown == drawn
+    figure = Figure()
+    figures.bars(figure, lines)
+    assert [to_hex(bar.get_facecolor()).upper() for bar in figure.axes[0].patches] == list(right.values())
+
+
+def test_long_labels_are_broken_where_they_may_be() -> None:
+    assert wrapped("resnet18", 22) == "resnet18"
+    assert wrapped("twistnet18 (recipe dtd, lr=0.01)", 22) == "twistnet18 (recipe\ndtd, lr=0.01)"
+    parts = ["vit_base_", "patch16_224.", "augreg_in21k (1", "epoch)"]
+    assert wrapped("vit_base_patch16_224.augreg_in21k (1 epoch)", 16).splitlines() == parts
+    assert wrapped("x" * 30, 22) == "x" * 30
+
+
+def test_bars_have_most_of_the_width_beside_long_labels(tmp_path: Path) -> None:
+    for place, tune in enumerate(("all", "classifier", "probe")):
+        write_run(tmp_path / tune, model="vit_base_patch16_224.augreg_in21k", tune=tune, top1=0.9 + place / 100)
+    lines = lines_of(tmp_path)
+    kept: list[Figure] = []
+
+    def paint(figure: Figure) -> None:
+        figures.bars(figure, lines)
+        kept.append(figure)
+
+    draw(tmp_path / "bars", figures.bars_size(lines), paint)
+    (axes,) = kept[0].axes
+    assert axes.get_position().width > 0.45
+    boxes = [label.get_window_extent() for label in axes.get_yticklabels()]
+    assert all(lower.y1 <= upper.y0 for upper, lower in itertools.pairwise(boxes))
+
+
+@pytest.mark.parametrize("paint", [figures.bars, figures.spread])
+def test_whiskers_are_explained_where_there_are_any(
+    paint: Callable[[Figure, list[Line]], None], lines: list[Line], tmp_path: Path
+) -> None:
+    alone = lines_of(write_run(tmp_path / "alone" / "a").parent)
+    said = []
+    for some in (lines, alone):
+        figure = Figure()
+        paint(figure, some)
+        said.append(figure.axes[0].get_xlabel())
+    assert said == ["test top-1 (%), mean ± std", "test top-1 (%)"]
 
 
 def with_logs(folder: Path) -> Row:
@@ -114,12 +184,13 @@ def with_logs(folder: Path) -> Row:
 def test_curves_are_means_with_a_band_of_one_deviation(tmp_path: Path) -> None:
     courses = histories.labelled([with_logs(tmp_path)])
     figure = Figure()
-    histories.curves(figure, courses, {"twistnet18": 3})
+    histories.curves(figure, courses, {"twistnet18": look(3)})
     (axes,) = figure.axes
     (line,) = axes.lines
     assert list(line.get_xdata()) == [1, 2, 3, 4]
     assert list(line.get_ydata()) == pytest.approx([15, 25, 30, 45])
     assert line.get_color() == COLOURS[3]
+    assert axes.get_ylabel() == "validation top-1 (%), mean ± std"
     (band,) = axes.collections
     std = 100 * np.std([0.1, 0.2], ddof=1)
     heights = band.get_paths()[0].vertices
@@ -142,7 +213,7 @@ def test_a_single_epoch_and_its_spread_can_be_seen(tmp_path: Path) -> None:
     for seed, top1 in enumerate((0.3, 0.5)):
         write_log(write_run(tmp_path / str(seed), seed=seed), [top1])
     figure = Figure()
-    histories.curves(figure, histories.labelled(only(tmp_path).rows), {"resnet18": 0})
+    histories.curves(figure, histories.labelled(only(tmp_path).rows), {"resnet18": look(0)})
     (axes,) = figure.axes
     (line,) = (line for line in axes.lines if line.get_label() == "resnet18")
     assert (line.get_marker(), *line.get_ydata()) == ("o", 40.0)
@@ -153,11 +224,41 @@ def test_a_single_epoch_and_its_spread_can_be_seen(tmp_path: Path) -> None:
     assert spread.lines[2][0].get_segments()[0][:, 1] == pytest.approx([40 - std, 40 + std])
 
 
+def test_a_single_epoch_beside_longer_runs_is_not_cut(tmp_path: Path) -> None:
+    for tune, top1 in (("probe", [0.5]), ("all", rising(0.6, 10))):
+        write_log(write_run(tmp_path / tune, tune=tune), top1)
+    rows = only(tmp_path).rows
+    figure = Figure(layout="constrained")
+    histories.curves(figure, histories.labelled(rows), looks([row.label for row in rows], None))
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    (single,) = (line for line in axes.lines if len(line.get_xdata()) == 1)
+    radius = single.get_markersize() / 2 * figure.dpi / 72
+    assert axes.transData.transform((1, 50))[0] - radius >= axes.bbox.x0
+
+
+def test_long_labels_fit_below_the_axes(tmp_path: Path) -> None:
+    for tune in ("all", "classifier", "probe"):
+        write_run(tmp_path / tune, model="vit_base_patch16_224.augreg_in21k_ft_in1k", tune=tune)
+    lines = lines_of(tmp_path)
+    kept: list[Figure] = []
+
+    def paint(figure: Figure) -> None:
+        figures.against(figure, lines, figures.looks_of(lines), lambda line: line.parameters, "parameters")
+        kept.append(figure)
+
+    draw(tmp_path / "legend", with_legend([line.row.label for line in lines]), paint)
+    box = kept[0].legends[0].get_window_extent()
+    assert 0 <= box.x0
+    assert box.x1 <= kept[0].bbox.width
+
+
 def test_gates_have_a_panel_a_model_and_a_line_a_block(tmp_path: Path) -> None:
     row = with_logs(tmp_path)
     figure = Figure()
     histories.draw_gates(figure, {"twistnet18": histories.gates(row), "other": histories.gates(row)})
     assert [axes.get_title() for axes in figure.axes] == ["twistnet18", "other"]
+    assert figure.axes[0].get_ylabel() == "gate, mean ± std"
     drawn = {line.get_label(): list(line.get_ydata()) for line in figure.axes[1].lines}
     assert drawn == {"layer3.0": [0.12, 0.13, 0.14, 0.15], "layer4.1": pytest.approx([0.17, 0.2, 0.3, 0.45])}
 
@@ -189,8 +290,9 @@ def test_the_confusion_matrix_is_scikit_learns_over_all_runs(tmp_path: Path) -> 
     assert warnings == []
     assert found.shares == pytest.approx(expected)
     figure = Figure()
-    confusion.matrix(figure, found)
+    confusion.matrix(figure, found, "twistnet18")
     axes = figure.axes[0]
+    assert axes.get_title() == "twistnet18"
     assert np.asarray(axes.images[0].get_array()) == pytest.approx(100 * expected)
     assert [label.get_text() for label in axes.get_yticklabels()] == CLASSES
     assert [label.get_text() for label in axes.get_xticklabels()] == CLASSES
@@ -209,7 +311,7 @@ def test_the_most_frequent_mistakes_are_named() -> None:
 def test_names_of_many_classes_do_not_overlap(classes: int) -> None:
     found = confusion.Confusion(classes=tuple(f"class{n}" for n in range(classes)), counts=np.eye(classes, dtype=int))
     figure = Figure(figsize=confusion.matrix_size(found), layout="constrained")
-    confusion.matrix(figure, found)
+    confusion.matrix(figure, found, "twistnet18")
     figure.draw_without_rendering()
     boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
     assert all(lower.y1 <= upper.y0 for upper, lower in itertools.pairwise(boxes))

@@ -11,13 +11,12 @@ import timm
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
-from sweeps import write_run
+from sweeps import write_checkpoint, write_run
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as vision
 
 import loaders
 from loaders import InputError
-from twistnet.checkpoints import FORMAT, KEYS
 from twistnet.model import TwistNet
 from twistnet.recipes import named
 from twistnet.reports import maps
@@ -80,8 +79,7 @@ def test_heads_of_one_direction_are_averaged() -> None:
 
 def write_weights(run: Path, model: nn.Module) -> None:
     recipe = named("demo_dtd").with_changes(interpolation="bilinear")
-    state = {**dict.fromkeys(KEYS), "format": FORMAT, "model": model.state_dict(), "recipe": recipe.to_dict()}
-    torch.save({**state, "data": {"samples": 100}}, run / "best.pt")
+    write_checkpoint(run / "best.pt", samples=100, model=model.state_dict(), recipe=recipe.to_dict())
 
 
 @pytest.fixture
@@ -132,6 +130,7 @@ def test_the_figure_lays_the_maps_over_the_image() -> None:
     panels = figure.axes[:10]
     assert [axes.get_title() for axes in panels[1:5]] == ["0°", "45°", "90°", "135°"]
     assert [axes.get_ylabel() for axes in (panels[0], panels[5])] == ["layer3.0, 2 x 2", "x, 2 x 2"]
+    assert [axes.get_ylabel() for axes in figure.axes[10:]] == [r"mean of $|z_i\,t_j|$"] * 2
     assert (panels[0].images[0].get_array() == pixels).all()
     for place, axes in enumerate(panels[1:5]):
         drawn = axes.images[1]

@@ -185,6 +185,20 @@ def test_fewer_pairs_than_runs_are_told(tmp_path: Path) -> None:
     assert "3 x 2 (of them 5)" in text
 
 
+def test_one_pair_is_one(tmp_path: Path) -> None:
+    text = tables.as_text(lines_of(only(write_sweep(tmp_path, {"resnet18": {(1, 0): 0.6}, "twistnet18": TWIST}))))
+    assert "(1 pair)" in text
+
+
+def test_small_models_have_three_digits(tmp_path: Path) -> None:
+    table = only(write_run(tmp_path / "a", parameters=12_340).parent)
+    for flops, said in ((1_819_066_368, "1.82"), (11_600_000_000, "11.60"), (1_234_000, "0.00123"), (0, "0.00")):
+        lines = tables.lines_of(table, None, lambda _, flops=flops: flops)
+        titles, _, cells = (re.split(r"  +", line.strip()) for line in tables.as_text(lines).splitlines())
+        shown = dict(zip(titles, cells, strict=True))
+        assert (shown["FLOPs (G)"], shown["params (M)"]) == (said, "0.0123")
+
+
 def test_a_model_is_counted_by_its_layers() -> None:
     found = cost("resnet18", size=224, num_classes=47)
     model = timm.create_model("resnet18", num_classes=47)

@@ -6,7 +6,6 @@ front matter   what it is   results   use   training   data   made with   limits
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -68,20 +67,22 @@ class _Facts:
         stopped_inside = int(state.get("step_in_epoch") or 0) > 0
         at = [row for row in self.epochs if row["epoch"] == self.epoch]
         self.validation: Mapping[str, Any] = at[-1] if at and not stopped_inside else {}
+        if run.is_probe:
+            self.validation = {"val_top1": run.result["val_top1"]} if "val_top1" in run.result else {}
         # The test is of the best epoch's weights: whatever others an export holds were not tested.
         tested = run.result.get("best_epoch") == self.epoch and not stopped_inside
         self.test: Mapping[str, Any] = run.result if tested else {}
-        fold = re.fullmatch(r"train([0-9]+)", str(self.data["train_split"]))
-        self.fold = int(fold[1]) if fold else None
+        self.fold = run.fold
         self.dataset = str(run.result["dataset"]) if run.result.get("dataset") else None
         self.weights_from: Mapping[str, Any] | None = state.get("weights_from")
-        self.stopped = self.epoch < self.recipe.epochs and not self.is_best
+        self.stopped = self.epoch < self.recipe.epochs and not self.is_best and not run.is_probe
         self.world_size = int(run.env.get("world_size") or 1)
 
     @property
     def title(self) -> str:
         known = self.dataset and self.dataset != _OWN_CLASSES
-        return f"{self.recipe.model}, {self.dataset if known else f'{len(self.trained.classes)} classes'}"
+        probe = ", linear probe" if self.run.is_probe else ""
+        return f"{self.recipe.model}, {self.dataset if known else f'{len(self.trained.classes)} classes'}{probe}"
 
     @property
     def parameters(self) -> int:
@@ -137,6 +138,12 @@ def _intro(facts: _Facts) -> str:
     where = f" on fold {facts.fold}" if facts.fold is not None else ""
     where += f" of {facts.dataset}" if facts.dataset and facts.dataset != _OWN_CLASSES else ""
     lines.append(f"It was trained{where} from {begun}.")
+    if facts.run.is_probe:
+        lines.append(
+            "It is a linear probe: a logistic regression on the features of the frozen backbone, whose regularisation "
+            "was chosen by validation accuracy."
+        )
+        return "\n\n".join(" ".join(part) for part in (lines[:2], lines[2:]))
     average = f" They are a moving average, {recipe.ema_decay:g} a step." if facts.run.state["ema"] else ""
     chosen = "the best by validation accuracy" if facts.is_best else "the last that were saved"
     lines.append(f"These weights are those after epoch {facts.epoch} of {recipe.epochs}, {chosen}.{average}")
@@ -147,7 +154,8 @@ def _results(facts: _Facts) -> str:
     validation, test = facts.validation, facts.test
     rows = []
     if "val_top1" in validation:
-        note = ", which chose the epoch" if facts.is_best else ""
+        chosen = "regularisation" if facts.run.is_probe else "epoch" if facts.is_best else ""
+        note = f", which chose the {chosen}" if chosen else ""
         measured = [validation.get(key) for key in ("val_top1", "val_top5")]
         rows.append((f"{facts.data['val_split']}{note}", validation.get("val_samples"), *measured, None))
     if "test_top1" in test:
@@ -209,6 +217,11 @@ def _training(facts: _Facts) -> str:
         f"{recipe.peak_lr(facts.world_size):g}, after {recipe.warmup_epochs} of warm-up, {recipe.schedule} decay; seed "
         f"{recipe.seed}. The recipe is `{_cell(recipe.name)}` of twistnet, with the values below."
     )
+    if facts.run.is_probe:
+        summary = (
+            "A logistic regression was fitted to features of central crops, without a step of training; what the "
+            f"recipe `{_cell(recipe.name)}` of twistnet, below, says of epochs and steps had no part in it."
+        )
     values = [(f"`{key}`", f"`{_cell(json.dumps(value))}`") for key, value in recipe.to_dict().items() if key != "name"]
     folded = (
         f"<details><summary>All values of the recipe</summary>\n\n{_table(('name', 'value'), values)}\n\n</details>"
@@ -219,14 +232,16 @@ def _training(facts: _Facts) -> str:
 def _data(facts: _Facts) -> str:
     data, run, shown_as = facts.data, facts.run, facts.trained.preparation
     part = {"bilinear": "antialiased bilinear", "bicubic": "antialiased bicubic", "area": "OpenCV's INTER_AREA"}
+    prints = [
+        (split, key) for split, key in (("training", "fingerprint"), ("validation", "val_fingerprint")) if data.get(key)
+    ]
     rows: list[tuple[str, Any]] = [
         ("data set", facts.dataset if facts.dataset != _OWN_CLASSES else "class folders of one's own"),
         ("training split", data.get("train_split")),
         ("training images", f"{int(data['samples']):,}" if data.get("samples") else None),
         ("validation split", data.get("val_split")),
         ("classes", f"{len(facts.trained.classes):,}"),
-        ("fingerprint of the training split", f"`{_cell(str(data['fingerprint']))}`"),
-        ("fingerprint of the validation split", f"`{_cell(str(data['val_fingerprint']))}`"),
+        *((f"fingerprint of the {split} split", f"`{_cell(str(data[key]))}`") for split, key in prints),
         ("read from", run.state.get("store")),
         ("decoder", run.state.get("decoder")),
         ("evaluated on", f"the central {100 * shown_as.crop_pct:g} % square at {shown_as.size} px"),
@@ -234,7 +249,7 @@ def _data(facts: _Facts) -> str:
         ("mean, std", f"{_numbers(shown_as.mean)}; {_numbers(shown_as.std)}"),
     ]
     note = "A fingerprint is the SHA-256 of what the loader says of a split: its samples, their labels and their order."
-    return f"## Data\n\n{_table(('', ''), _known(rows))}\n\n{note}"
+    return f"## Data\n\n{_table(('', ''), _known(rows))}" + f"\n\n{note}" * bool(prints)
 
 
 def _made_with(facts: _Facts) -> str:
@@ -282,7 +297,9 @@ def _limits(facts: _Facts, license: str | None) -> str:
         lines.append("The run resized by OpenCV's INTER_AREA; timm is told `box`, the nearest that Pillow has.")
     if not facts.test:
         lines.append("These weights were not tested on images that had no part in choosing them.")
-    if facts.stopped:
+    if facts.run.unfinished:
+        lines.append(f"The run is {facts.run.unfinished}.")
+    elif facts.stopped:
         lines.append(f"The run had come to epoch {facts.epoch} of {recipe.epochs}.")
     if facts.run.rows and any("changed" in row for row in facts.run.rows):
         lines.append("The run went on with other data or another recipe once, forced by `--force`.")

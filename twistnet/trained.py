@@ -6,12 +6,15 @@ export only JSON and safetensors are, and the model is one that timm knows by it
 
 from __future__ import annotations
 
+import glob
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeGuard
 
+import numpy as np
 import safetensors.torch
 import timm
 import torch
@@ -24,6 +27,7 @@ from loaders.errors import one_line
 from twistnet.building import check_model, make_model
 from twistnet.checkpoints import BEST, LATEST, load_checkpoint
 from twistnet.distributed import World
+from twistnet.predictions import NAME
 from twistnet.recipe import Recipe, from_dict
 from twistnet.run_folder import RunFolder
 
@@ -100,8 +104,8 @@ class Run:
 
     Attributes:
         folder: where it lies.
-        checkpoint: whose weights are meant.
-        state: what that holds.
+        checkpoint: whose weights are meant; the final weights of a probe, which has no other.
+        state: what that holds; of a probe, as much as its files say.
         recipe: the checkpoint's.
         env: env.json; empty where it is missing.
         result: result.json, which fine-tuning leaves; empty where it is missing.
@@ -115,6 +119,30 @@ class Run:
     env: Mapping[str, Any]
     result: Mapping[str, Any]
     rows: Sequence[Mapping[str, Any]]
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether it fitted a linear probe."""
+        return _is_probe(self.result)
+
+    @property
+    def fold(self) -> int | None:
+        """That it was fine-tuned on; None of pretraining."""
+        found = re.fullmatch(r"train([0-9]+)", str(self.state["data"]["train_split"]))
+        return int(found[1]) if found else None
+
+    @property
+    def unfinished(self) -> str | None:
+        """How far a run has come that has not ended, in words; None of one that has.
+
+        Fine-tuning ends with result.json, which its test fills, and pretraining with its last epoch.
+        """
+        whole = [int(row.get("epoch", 0)) for row in self.rows if row.get("kind") == "epoch"]
+        done = max(int(self.state["epoch"]), *whole, 0)
+        if self.result or (self.fold is None and done >= self.recipe.epochs):
+            return None
+        tested = "" if self.fold is None else ", not tested"
+        return f"unfinished after epoch {done} of {self.recipe.epochs}{tested}"
 
     def trained(self, device: torch.device) -> Trained:
         """The model with the checkpoint's weights, its moving average where it has one, as the run was scored.
@@ -148,13 +176,16 @@ def read_run(folder: Path, checkpoint: CheckpointName = "best") -> Run:
 
     Args:
         folder: of `twistnet pretrain` or `twistnet finetune`.
-        checkpoint: "best", by validation accuracy, or "latest".
+        checkpoint: "best", by validation accuracy, or "latest"; a probe has one set of weights alone.
 
     Raises:
         InputError: where it is no run, or has no such checkpoint.
     """
     if not folder.is_dir():
         raise InputError(f"run folder {folder} does not exist: name the --run_dir or --checkpoint_dir of a run.")
+    result = _json(folder / "result.json")
+    if _is_probe(result):
+        return _read_probe(folder, result)
     path = folder / (BEST if checkpoint == "best" else LATEST)
     if not path.is_file():
         other = LATEST if checkpoint == "best" else BEST
@@ -167,9 +198,50 @@ def read_run(folder: Path, checkpoint: CheckpointName = "best") -> Run:
         state=state,
         recipe=from_dict(state["recipe"]),
         env=_json(folder / "env.json"),
-        result=_json(folder / "result.json"),
+        result=result,
         rows=RunFolder(folder).rows(),
     )
+
+
+def _is_probe(result: Mapping[str, Any]) -> bool:
+    return result.get("tune") == "probe"
+
+
+def _read_probe(folder: Path, result: Mapping[str, Any]) -> Run:
+    """A probe's run, which leaves its final weights and no checkpoint."""
+    recipe, env = from_dict(_json(folder / "recipe.json")), _json(folder / "env.json")
+    found = sorted(folder.glob(f"{glob.escape(recipe.model)}_*.safetensors"))
+    if len(found) != 1:
+        raise InputError(
+            f"{folder} holds {len(found)} files {recipe.model}_*.safetensors where a probe has one: take an undamaged "
+            "copy, or probe again."
+        )
+    (path,) = found
+    try:
+        model = safetensors.torch.load_file(path)
+    except Exception as error:  # a damaged or hostile file can fail in any way
+        reason = one_line(error, 160) or type(error).__name__
+        raise InputError(f"{path} holds no weights ({reason}): take an undamaged copy, or probe again.") from error
+    fold = result.get("fold")
+    state = {
+        **{"model": model, "ema": None, "epoch": 1, "step_in_epoch": 0},
+        **{name: env.get(name) for name in ("store", "decoder", "weights_from")},
+        "data": {"train_split": f"train{fold}", "val_split": f"val{fold}", "classes": _predicted(folder / NAME)},
+    }
+    rows = RunFolder(folder).rows()
+    return Run(folder=folder, checkpoint=path, state=state, recipe=recipe, env=env, result=result, rows=rows)
+
+
+def _predicted(path: Path) -> list[str]:
+    """The names of the classes that a test's predictions are of."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return [str(name) for name in file["classes"]]
+    except Exception as error:  # a damaged or hostile file can fail in any way
+        reason = one_line(getattr(error, "strerror", None) or error, 120)
+        raise InputError(
+            f"{path}, which names a probe's classes, cannot be read ({reason}): take an undamaged copy, or probe again."
+        ) from error
 
 
 def is_export(folder: Path) -> bool:

@@ -24,11 +24,13 @@ def export(
     Args:
         run_dir: the folder of a run of pretrain or finetune.
         out: the folder to write, whole or not at all; an export that is there is replaced.
-        checkpoint: whose weights: best, by validation accuracy, or latest.
+        checkpoint: whose weights: best, by validation accuracy, or latest; a linear probe has one set alone.
         onnx: also write model.onnx, and hold its outputs to torch's where onnxruntime is installed.
         license: of the model, for its card, as mit or cc-by-4.0.
     """
     run = read_run(run_dir, checkpoint)
+    if run.unfinished:
+        print(f"[Warning] {run_dir} is {run.unfinished}: the card says so.")
     made = write(run, out, onnx=onnx, license=license)
     trained = made.trained
     print(f"{out}: {trained.architecture}, {len(trained.classes)} classes, from {run.checkpoint}; timm loads it alike.")

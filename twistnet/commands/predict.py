@@ -22,6 +22,8 @@ from twistnet.predicting import predict as show_to
 from twistnet.progress import Progress
 from twistnet.trained import CheckpointName, Trained, read_export, read_run
 
+_BEGINS = b"image,class_1,probability_1"  # a file of predictions
+
 Row: TypeAlias = tuple[Path, list[tuple[str, float]]]  # of an image: its most probable classes
 
 
@@ -48,7 +50,7 @@ def predict(
         top: how many classes to name.
         batch_size: images at a time.
         device: where to compute; auto takes a CUDA card where there is one.
-        csv: file to write a row an image to, instead of printing.
+        csv: file to write a row an image to, instead of printing; one of before is replaced.
     """
     if (model_dir is None) == (run_dir is None):
         raise InputError("the model is missing or given twice: name --model_dir, an export, or --run_dir, a run.")
@@ -56,6 +58,10 @@ def predict(
         raise InputError(f"--top {top} is too small: take at least 1.")
     if csv is not None and not csv.absolute().parent.is_dir():
         raise InputError(f"--csv {csv} is in a folder that does not exist: make it, or name another file.")
+    if csv is not None and not _is_ours(csv):
+        raise InputError(
+            f"--csv {csv} is there already and no file of predictions, which alone is replaced: name another."
+        )
     files = find_images(images)
     where = choose_device(device, 0)
     trained = _model(model_dir, run_dir, checkpoint, where)
@@ -81,10 +87,25 @@ def predict(
     if csv is not None:
         text = _csv(kept, top)
         write_atomically(csv, lambda file: file.write(text.encode(errors="surrogateescape")))
-        print(f"{csv}: {len(kept):,} images.")
+        print(f"{csv}: {_images(len(kept))}.")
     if bad:
-        _tell(f"{bad:,} of {len(files):,} images were left out.")
+        _tell(f"{bad:,} of {_images(len(files))} {'was' if bad == 1 else 'were'} left out.")
     return 1 if bad else 0
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether nothing of somebody else's is lost with the file: it is not there, empty, or of this command."""
+    if not path.exists():
+        return True
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        begins = file.read(len(_BEGINS))
+    return begins in (b"", _BEGINS)
+
+
+def _images(count: int) -> str:
+    return f"{count:,} image{'s' * (count != 1)}"
 
 
 def _tell(line: str) -> None:

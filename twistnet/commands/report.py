@@ -120,6 +120,7 @@ def _paintings(section: Section) -> dict[str, Painting]:
     """What there is to draw of a data set: its size in inches, and what draws it."""
     lines, matrix = section.lines, section.matrix
     rows = [line.row for line in lines]
+    styles = figures.looks_of(lines)
     size = figures.bars_size(lines)
     found: dict[str, Painting] = {
         "accuracy": (size, partial(figures.bars, lines=lines)),
@@ -127,27 +128,32 @@ def _paintings(section: Section) -> dict[str, Painting]:
     }
     size = with_legend([row.label for row in rows])
     parameters = partial(
-        figures.against, lines=lines, cost=lambda line: line.parameters / 1e6, label="parameters (millions)"
+        figures.against,
+        lines=lines,
+        styles=styles,
+        cost=lambda line: line.parameters / 1e6,
+        label="parameters (millions)",
     )
     found["parameters"] = (size, parameters)
     counted = [line for line in lines if line.flops is not None]
     if counted:
         flops = partial(
-            figures.against, lines=counted, cost=lambda line: (line.flops or 0) / 1e9, label="FLOPs (billions)"
+            figures.against,
+            lines=counted,
+            styles=styles,
+            cost=lambda line: (line.flops or 0) / 1e9,
+            label="FLOPs (billions)",
         )
         found["flops"] = (size, flops)
     courses = histories.labelled(rows)
     if courses:
-        places = {row.label: place for place, row in enumerate(rows)}
-        found["curves"] = (
-            with_legend(courses),
-            partial(histories.curves, courses=courses, places=places),
-        )
+        found["curves"] = (with_legend(courses), partial(histories.curves, courses=courses, styles=styles))
     gates = {row.label: courses for row in rows if (courses := histories.gates(row))}
     if gates:
         found["gates"] = (histories.gates_size(gates), partial(histories.draw_gates, rows=gates))
     if matrix:
-        found["confusion"] = (confusion.matrix_size(matrix), partial(confusion.matrix, found=matrix))
+        paint = partial(confusion.matrix, found=matrix, label=section.best)
+        found["confusion"] = (confusion.matrix_size(matrix), paint)
     return found
 
 

@@ -231,6 +231,7 @@ def _table(dataset: str, runs: Sequence[Run]) -> tuple[Table, list[str]]:
     for run in runs:
         alike[(run.model, *said[id(run)])].append(run)
     rows: list[Row] = []
+    compared: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     warnings: list[str] = []
     for group in alike.values():
         apart = [kind for kind, is_shared in zip(said[id(group[0])], shared, strict=True) if not is_shared]
@@ -238,12 +239,14 @@ def _table(dataset: str, runs: Sequence[Run]) -> tuple[Table, list[str]]:
             differing = ", ".join((*apart, *changes))
             label = f"{group[0].model} ({differing})" if differing else group[0].model
             rows.append(Row(label=label, runs=_each_once(label, some, warnings)))
+            compared[said[id(group[0])]].append(rows[-1])
     by_model: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         by_model[row.model].append(row.label)
     several = ["; ".join(labels) for labels in by_model.values() if len(labels) > 1]
     warnings += [f"{dataset}: kept in rows of their own, for they are not alike: {labels}." for labels in several]
-    warnings += _missing(dataset, rows)
+    for some_rows in compared.values():  # a probe on one fold lacks none of the folds that were trained on
+        warnings += _missing(dataset, some_rows)
     rows.sort(key=lambda row: (sum(run.test_top1 for run in row.runs) / len(row.runs), row.label))
     common = ", ".join(kind for kind, is_shared in zip(said[id(runs[0])], shared, strict=True) if is_shared)
     return Table(dataset=dataset, common=common, rows=tuple(rows), train_samples=_train_samples(runs)), warnings

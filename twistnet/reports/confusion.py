@@ -12,12 +12,13 @@ import numpy as np
 from loaders import InputError
 from loaders.errors import one_line
 from twistnet.reports.collect import Row, named
-from twistnet.reports.style import COLUMN
+from twistnet.reports.style import COLUMN, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PREDICTIONS = "predictions.npz"
+_TITLE = 44  # letters above the smallest matrix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,8 +96,14 @@ def matrix_size(found: Confusion) -> tuple[float, float]:
     return (side, (0.86 if side == COLUMN else 0.93) * side)
 
 
-def matrix(figure: Figure, found: Confusion) -> None:
-    """Rows are true classes and sum to 100 %; shares above 0 get darker with their root, so that rare mistakes show."""
+def matrix(figure: Figure, found: Confusion, label: str) -> None:
+    """Rows are true classes and sum to 100 %; shares above 0 get darker with their root, so that rare mistakes show.
+
+    Args:
+        figure: empty.
+        found: of a row's runs.
+        label: the row's, as title.
+    """
     from matplotlib.colors import PowerNorm
 
     axes = figure.subplots()
@@ -110,6 +117,7 @@ def matrix(figure: Figure, found: Confusion) -> None:
     axes.set_yticks(places, found.classes, fontsize=size)
     axes.tick_params(length=0, pad=2)
     axes.spines[:].set_visible(True)
+    axes.set_title(wrapped(label, _TITLE), fontsize=7)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     if len(found.classes) <= 12:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from twistnet.reports.collect import Row
-from twistnet.reports.style import COLOURS, COLUMN, DASHES, PAGE, legend_below, look
+from twistnet.reports.style import COLOURS, COLUMN, DASHES, PAGE, SPREAD, legend_below, wrapped
 from twistnet.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _PANELS = 3  # side by side
+_TITLE = 40  # letters above a panel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,28 +75,29 @@ def _course(values: Iterable[tuple[int, float]]) -> Course | None:
     )
 
 
-def curves(figure: Figure, courses: Mapping[str, Course], places: Mapping[str, int]) -> None:
+def curves(figure: Figure, courses: Mapping[str, Course], styles: Mapping[str, Mapping[str, str]]) -> None:
     """Validation accuracy over epochs: of each model the mean, and a band of one standard deviation over its runs.
 
     Args:
         courses: by label.
-        places: of the labels in the table, by which colours are chosen.
+        styles: by label, as in the table's other figures.
     """
     axes = figure.subplots()
     for label, course in courses.items():
-        style = look(places[label])
+        style = styles[label]
         _band(axes, course, 100.0, label, style["color"], style["linestyle"], style["marker"])
     axes.set_xlabel("epoch")
-    axes.set_ylabel("validation top-1 (%)")
+    axes.set_ylabel("validation top-1 (%)" + _spread(courses.values()))
     axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]), top=min(100.0, axes.get_ylim()[1]))
     _epochs_axis(axes, courses.values())
     legend_below(figure, axes)
 
 
 def gates_size(rows: Mapping[str, Mapping[str, Course]]) -> tuple[float, float]:
-    """Inches: by the number of panels."""
+    """Inches: by the number of panels, and of lines above them."""
     lines = -(-len(rows) // _PANELS)
-    return (COLUMN if len(rows) == 1 else PAGE, 0.6 + 1.7 * lines)
+    deepest = max(len(wrapped(label, _TITLE).splitlines()) for label in rows)
+    return (COLUMN if len(rows) == 1 else PAGE, 0.6 + (1.6 + 0.1 * deepest) * lines)
 
 
 def draw_gates(figure: Figure, rows: Mapping[str, Mapping[str, Course]]) -> None:
@@ -108,14 +110,18 @@ def draw_gates(figure: Figure, rows: Mapping[str, Mapping[str, Course]]) -> None
             place = blocks.index(block)
             colour, dash = COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)]
             _band(axes, course, 1.0, block, colour, dash, "o")
-        axes.set_title(label, fontsize=7)
+        axes.set_title(wrapped(label, _TITLE), fontsize=7)
         axes.set_xlabel("epoch")
         _epochs_axis(axes, courses.values())
     for axes in panels[::across]:
-        axes.set_ylabel("gate")
+        axes.set_ylabel("gate" + _spread(course for courses in rows.values() for course in courses.values()))
     for axes in panels[len(rows) :]:
         axes.set_visible(False)
     legend_below(figure, panels[0], columns=4)
+
+
+def _spread(courses: Iterable[Course]) -> str:
+    return SPREAD * any(any(course.stds) for course in courses)
 
 
 def _band(axes: Axes, course: Course, factor: float, label: str, colour: str, dash: str, marker: str) -> None:
@@ -135,8 +141,11 @@ def _band(axes: Axes, course: Course, factor: float, label: str, colour: str, da
 def _epochs_axis(axes: Axes, courses: Iterable[Course]) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    last = max(course.epochs[-1] for course in courses)
-    axes.set_xlim((0.5, 1.5) if last == 1 else (1, last))
+    spans = [course.epochs for course in courses]
+    last = max(epochs[-1] for epochs in spans)
+    # Where a single epoch has a marker, it would be cut by the axis.
+    first = 1 - 0.04 * (last - 1) * any(len(epochs) == 1 for epochs in spans)
+    axes.set_xlim((0.5, 1.5) if last == 1 else (first, last))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 

@@ -165,6 +165,7 @@ def draw_maps(figure: Figure, shown: Picture) -> None:
                 axes.set_title(ANGLES[place] if maps.spiral else f"head {place + 1}")
         scale = ScalarMappable(heat.norm, heat.cmap)  # opaque, unlike the maps over the image
         bar = figure.colorbar(scale, ax=list(line), fraction=0.015, pad=0.01, ticks=MaxNLocator(3))
+        bar.set_label(r"mean of $|z_i\,t_j|$")
         bar.outline.set_linewidth(0.6)
     for axes in grid.ravel():
         axes.set_xticks([])

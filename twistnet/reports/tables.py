@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from loaders import InputError
+from twistnet.reporting import counted
 from twistnet.reports.collect import Row, Run, Table
 from twistnet.reports.statistics import Comparison, Pair, Summary, compare, summary
 
@@ -127,8 +129,8 @@ def columns(lines: Sequence[Line]) -> list[Column]:
         Column(title="std seeds", text=lambda line: _percent(line.top1.std_seeds)),
         Column(title="balanced (%)", text=lambda line: spread_said(line.balanced)),
         Column(title="top-5 (%)", text=lambda line: spread_said(line.top5)),
-        Column(title="params (M)", text=lambda line: f"{line.parameters / 1e6:.2f}"),
-        Column(title="FLOPs (G)", text=lambda line: ABSENT if line.flops is None else f"{line.flops / 1e9:.2f}"),
+        Column(title="params (M)", text=lambda line: _amount(line.parameters / 1e6)),
+        Column(title="FLOPs (G)", text=lambda line: ABSENT if line.flops is None else _amount(line.flops / 1e9)),
         Column(title="time (s)", text=lambda line: f"{line.seconds:,.0f}"),
     ]
     if any(line.comparison for line in lines):
@@ -284,6 +286,12 @@ def spread_said(of: Summary) -> str:
     return f"{100 * of.mean:.2f}" + ("" if of.std is None else f" ± {100 * of.std:.2f}")
 
 
+def _amount(value: float) -> str:
+    """With two decimals, and more where a small one would have fewer than three digits."""
+    first = math.floor(math.log10(value)) if value > 0 else 0
+    return f"{value:.{max(2, 2 - first)}f}"
+
+
 def _percent(value: float | None) -> str:
     return ABSENT if value is None else f"{100 * value:.2f}"
 
@@ -291,8 +299,9 @@ def _percent(value: float | None) -> str:
 def _difference(line: Line) -> str:
     if line.comparison is None:
         return "baseline" if line.is_baseline else ABSENT
-    fewer = line.comparison.pairs < len(line.row.runs)
-    return f"{100 * line.comparison.difference:+.2f}" + (f" ({line.comparison.pairs} pairs)" if fewer else "")
+    pairs = line.comparison.pairs
+    fewer = pairs < len(line.row.runs)
+    return f"{100 * line.comparison.difference:+.2f}" + (f" ({counted(pairs, 'pair')})" if fewer else "")
 
 
 def _of(line: Line, text: Callable[[Comparison], str]) -> str:
