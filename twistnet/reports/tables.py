@@ -162,11 +162,11 @@ def _tests_said(table: Table, lines: Sequence[Line]) -> list[str]:
             "t: paired over folds, of which each is the mean of its seeds, corrected for overlapping training sets "
             f"(Nadeau and Bengio 2003, test / train = {table.test_to_train:.3g})"
         )
-    if any(test.folds == 1 for test in t):
-        said.append("t on a single fold: paired over seeds, which says nothing of other splits")
+    single = [label for label, test in found if test.folds == 1 and test.t_p is not None]
+    if single:
+        said.append(f"tests of {named(single)}: paired over seeds on a single fold, which says nothing of other splits")
     if signed:
-        over = "folds" if any(test.folds > 1 for test in signed) else "seeds"
-        said.append(f"Wilcoxon: signed-rank, exact, over the same {over}, which it takes as independent")
+        said.append("Wilcoxon: signed-rank, exact, over the same means or pairs, which it takes as independent")
     few = [label for label, test in found if test.samples < 2]
     if few:
         said.append(f"no t-test of {named(few)}, for it takes two folds, or two seeds on a single one")
