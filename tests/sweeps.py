@@ -27,11 +27,18 @@ def write_run(folder: Path, *, top1: float = 0.5, changes: dict[str, Any] | None
     values = {
         **{"model": "resnet18", "dataset": "dtd", "fold": 1, "seed": 42, "recipe": "dtd", "tune": "all", "epochs": 100},
         **{"val_top1": top1, "best_epoch": 1, "test_top1": top1, "test_top5": (1 + top1) / 2, "test_balanced": top1},
-        **{"test_samples": 1880, "num_classes": 47, "weights": "weights/a.pt", "weights_sha256": "aa"},
+        **{
+            "test_samples": 1880,
+            "train_samples": 1880,
+            "num_classes": 47,
+            "weights": "weights/a.pt",
+            "weights_sha256": "aa",
+        },
         **{"images_per_s": 1000.0, "seconds": 60.0, "step_seconds": 55.0, "eval_seconds": 4.0},
         "parameters": 11_200_000,
         **result,
     }
+    values.setdefault("test_fingerprint", f"{values['dataset']}-{values['num_classes']}-{values['fold']}")
     recipe = named(values["recipe"]).with_changes(
         model=values["model"], epochs=values["epochs"], seed=values["seed"], **(changes or {})
     )
@@ -46,6 +53,7 @@ def write_sweep(folder: Path, accuracies: dict[str, dict[tuple[int, int], float]
         for (fold, seed), top1 in by_pair.items():
             run = folder / model / f"fold{fold:02d}-seed{seed}"
             write_run(run, top1=top1, **{"model": model, "fold": fold, "seed": seed, **result})
+    (folder / "sweep.json").write_text("{}")
     return folder
 
 
@@ -80,7 +88,7 @@ def write_checkpoint(path: Path, *, samples: int, **values: Any) -> None:
         **dict.fromkeys(KEYS),
         **{"format": FORMAT, "model": {}, "buffers": torch.zeros(1, 2), "scaler": {}, "dtype": "torch.float32"},
         **{"optimiser": {"state": {}, "param_groups": []}, "recipe": {}, "epoch": 1, "step_in_epoch": 0},
-        **{"best_top1": 0.5, "best_epoch": 1, "meter": {"epoch_sums": [0.0] * 4, "images": 0.0, "seconds": 0.0}},
+        **{"best_top1": 0.5, "best_epoch": 1, "meter": {"epoch_sums": [0.0] * 4, "images": 0.0, "seconds": 0.0, "run_s": 0.0}},
         "data": data | {"classes": ["cat"], "samples": samples, "total_batch": 1},
     }
     torch.save({**state, **values}, path)

@@ -224,7 +224,7 @@ def test_what_may_be_something_else_is_not_guessed(tmp_path: Path, case: str) ->
     write_files(tmp_path, filled(OTHER[case]))
     assert find_layout(tmp_path) is None
     assert "folder" not in [kind for kind, _ in recognise(tmp_path)]
-    with pytest.raises(InputError, match="has no split 'train1', as it has none of the layouts with folds .DTD, FMD"):
+    with pytest.raises(InputError, match=r"has no split 'train1', as it has none of the layouts with folds .DTD, FMD"):
         open_store(tmp_path, "train1")
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from sweeps import write_checkpoint, write_log, write_run, write_sweep
+from sweeps import write_log, write_run, write_sweep
 
 from loaders import InputError
 from twistnet.reports.collect import Found, Table, collect
@@ -159,19 +159,79 @@ def test_a_second_run_of_one_fold_and_seed_is_left_out_and_told(tmp_path: Path) 
     assert found.warnings == (f"{tmp_path}/b is left out: {tmp_path}/a has fold 1 and seed 42 of resnet18 already.",)
 
 
-def test_other_weights_within_a_row_are_told(tmp_path: Path) -> None:
-    write_run(tmp_path / "a", fold=1, weights_sha256="aa")
-    write_run(tmp_path / "b", fold=2, weights_sha256="bb")
-    assert collect(tmp_path).warnings == ("The runs of resnet18 began from 2 different files of weights.",)
+def test_other_weights_are_other_rows_named_by_their_file(tmp_path: Path) -> None:
+    for fold in (1, 2):
+        write_run(tmp_path / f"a{fold}", fold=fold, weights="x/imagenet.pt", weights_sha256="a" * 64)
+        write_run(tmp_path / f"b{fold}", fold=fold, weights="x/tiny.pt", weights_sha256="b" * 64, epochs=50)
+        write_run(tmp_path / f"c{fold}", fold=fold, model="swin", weights="x/swin.pt", weights_sha256="c" * 64)
+    write_run(tmp_path / "moved", fold=3, weights="y/copy.pt", weights_sha256="a" * 64)
+    table = only(collect(tmp_path))
+    assert sorted(labels(table)) == [
+        "resnet18 (100 epochs, from imagenet.pt)",
+        "resnet18 (50 epochs, from tiny.pt)",
+        "swin (100 epochs)",
+    ]
+    by_label = {row.label: [run.folder.name for run in row.runs] for row in table.rows}
+    assert by_label["resnet18 (100 epochs, from imagenet.pt)"] == ["a1", "a2", "moved"]
 
 
-def test_the_size_of_the_training_split_is_a_checkpoints(tmp_path: Path) -> None:
-    write_run(tmp_path / "a", fold=1)
-    (tmp_path / "a" / "best.pt").write_bytes(b"torn")
-    assert only(collect(tmp_path)).train_samples is None
-    run = write_run(tmp_path / "b", fold=2)
-    write_checkpoint(run / "latest.pt", samples=1880)
-    assert only(collect(tmp_path)).train_samples == 1880
+def test_no_run_from_other_weights_is_taken_for_a_second_one(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", weights="one/best.pt", weights_sha256="0123456789")
+    write_run(tmp_path / "b", weights="two/best.pt", weights_sha256="abcdefghij")
+    found = collect(tmp_path)
+    expected = ["resnet18 (from best.pt 01234567)", "resnet18 (from best.pt abcdefgh)"]
+    assert labels(only(found)) == expected
+    assert found.warnings == (f"dtd: kept in rows of their own, for they are not alike: {'; '.join(expected)}.",)
+
+
+def test_own_folders_of_other_classes_have_tables_of_their_own(tmp_path: Path) -> None:
+    write_run(tmp_path / "birds", dataset="folder", num_classes=200, model="swin")
+    write_run(tmp_path / "cars", dataset="folder", num_classes=196)
+    found = collect(tmp_path)
+    assert [(table.dataset, labels(table)) for table in found.tables] == [
+        ("folder (196 classes)", ["resnet18"]),
+        ("folder (200 classes)", ["swin"]),
+    ]
+    assert found.warnings == (
+        "folder: kept in tables of their own, for they are of different data: "
+        f"folder (196 classes), as of {tmp_path}/cars; folder (200 classes), as of {tmp_path}/birds.",
+    )
+
+
+def test_sweeps_of_other_test_splits_have_tables_of_their_own(tmp_path: Path) -> None:
+    for sweep, folds in (("a", (3,)), ("b", (1, 2, 3)), ("c", (3, 4)), ("d", (1,))):
+        for fold in folds:
+            run = tmp_path / sweep / f"model_{sweep}" / f"fold{fold:02d}-seed0"
+            kind = {"b": "bark", "d": "bark"}.get(sweep, "cloth")
+            write_run(run, dataset="folder", model=f"model_{sweep}", fold=fold, test_fingerprint=f"{kind}{fold}")
+        (tmp_path / sweep / "sweep.json").write_text("{}")
+    found = collect(tmp_path)
+    assert {table.dataset: sorted(labels(table)) for table in found.tables} == {
+        "folder": ["model_b", "model_d"],
+        "folder, another set": ["model_a", "model_c"],
+    }
+    assert sum("for they are of different data: folder, as of" in said for said in found.warnings) == 1
+
+
+def test_a_third_set_is_numbered_and_a_folder_of_mixed_runs_taken_apart(tmp_path: Path) -> None:
+    for place, name in enumerate("abc"):
+        write_run(tmp_path / "sweep" / name / "run", test_fingerprint=name, top1=0.1 * place)
+        write_run(tmp_path / "sweep" / name / "again", test_fingerprint=name, top1=0.1 * place, seed=7)
+    (tmp_path / "sweep" / "sweep.json").write_text("{}")
+    found = {table.dataset: [run.test_fingerprint for run in table.rows[0].runs] for table in collect(tmp_path).tables}
+    assert found == {"dtd": ["a", "a"], "dtd, another set": ["b", "b"], "dtd, set 3": ["c", "c"]}
+
+
+@pytest.mark.parametrize("missing", ["train_samples", "test_fingerprint"])
+def test_results_of_before_are_named_and_left_out(tmp_path: Path, missing: str) -> None:
+    write_run(tmp_path / "new")
+    result = write_run(tmp_path / "old", fold=2) / "result.json"
+    values = json.loads(result.read_text())
+    del values[missing]
+    result.write_text(json.dumps(values))
+    found = collect(tmp_path)
+    assert [run.folder.name for row in only(found).rows for run in row.runs] == ["new"]
+    assert found.warnings == (f"{result} is left out (no {missing}): run that fold again, or remove its folder.",)
 
 
 @pytest.mark.parametrize("content", ["nothing", "only a corrupt one", "no folder"])

@@ -100,6 +100,26 @@ def test_what_is_wrong_is_told_and_the_rest_reported(sweep: Path, capsys: pytest
     assert "___fmd-flops.png" not in names, "of a model that cannot be counted"
 
 
+def test_own_folders_are_reported_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for place, (name, classes) in enumerate((("cars", 196), ("birds", 200), ("other birds", 200))):
+        changes = {"dataset": "folder", "num_classes": classes, "test_fingerprint": name}
+        write_sweep(tmp_path / name, {"resnet18": {(1, 0): 0.1 * place}, "twistnet18": {(1, 0): 0.2}}, **changes)
+    assert main(["report", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    records = list(csv.DictReader((tmp_path / "report" / "table.csv").open()))
+    assert [(record["dataset"], record["label"], float(record["top1_mean"])) for record in records] == [
+        ("folder (196 classes)", "resnet18", 0.0),
+        ("folder (196 classes)", "twistnet18", 0.2),
+        ("folder (200 classes)", "resnet18", 0.1),
+        ("folder (200 classes)", "twistnet18", 0.2),
+        ("folder (200 classes), another set", "resnet18", 0.2),
+        ("folder (200 classes), another set", "twistnet18", 0.2),
+    ]
+    assert "[Warning] folder: kept in tables of their own, for they are of different data: folder (196 " in printed
+    assert "is left out" not in printed
+    assert len(list((tmp_path / "report").glob("*-accuracy.png"))) == 3
+
+
 def test_without_matplotlib_there_are_tables(
     sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

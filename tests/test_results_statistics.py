@@ -107,8 +107,11 @@ def by_pair(values: list[float], seeds: int = 1) -> dict[tuple[int, int], float]
 
 
 def test_models_are_paired_by_fold_and_seed_and_corrected_for_each_other() -> None:
-    baseline = by_pair([0.60, 0.62, 0.58, 0.61, 0.63, 0.59], seeds=2)
-    differences = [[0.01, 0.03, 0.02, 0.02, 0.01, 0.03], [0.01, -0.02, 0.015, 0.0, 0.005, -0.01]]
+    baseline = by_pair([0.60, 0.62, 0.58, 0.61, 0.63, 0.59, 0.6, 0.6, 0.61, 0.62, 0.57, 0.58], seeds=2)
+    differences = [
+        [0.01, 0.03, 0.02, 0.02, 0.01, 0.03, 0.04, 0.02, 0.01, 0.02, 0.03, 0.04],
+        [0.01, -0.02, 0.015, 0.0, 0.005, -0.01, 0.02, 0.01, -0.01, 0.02, 0.01, -0.02],
+    ]
     models = [by_pair([b + d for b, d in zip(baseline.values(), some, strict=True)], 2) for some in differences]
     shuffled = dict(reversed(models[0].items()))
     lacking = {pair: value for pair, value in models[1].items() if pair != (1, 0)}
@@ -116,25 +119,68 @@ def test_models_are_paired_by_fold_and_seed_and_corrected_for_each_other() -> No
     assert third is None, "no pair at all"
     assert isinstance(first, Comparison)
     assert isinstance(second, Comparison)
-    assert (first.pairs, second.pairs) == (6, 5)
-    assert first.difference == pytest.approx(0.02)
-    t, p = corrected_t(differences[0], 1.0)
+    assert (first.pairs, first.folds, second.pairs, second.folds) == (12, 6, 11, 6)
+    folds = [0.02, 0.02, 0.02, 0.03, 0.015, 0.035]  # by hand: the means of the first model's two seeds
+    assert first.difference == pytest.approx(statistics.fmean(folds))
+    t, p = corrected_t(folds, 1.0)
     assert (first.t, first.t_p) == (pytest.approx(t), pytest.approx(p))
+    assert first.wilcoxon_p == pytest.approx(2 / 64)
+    assert second.t == pytest.approx(corrected_t([-0.02, 0.0075, -0.0025, 0.015, 0.005, -0.005], 1.0)[0])
     assert [first.t_holm, second.t_holm] == pytest.approx(holm([first.t_p, second.t_p]))
     assert [first.wilcoxon_holm, second.wilcoxon_holm] == pytest.approx(holm([first.wilcoxon_p, second.wilcoxon_p]))
+    assert first.wilcoxon_holm is not None
     assert first.wilcoxon_holm > first.wilcoxon_p
 
 
 def test_a_single_fold_is_compared_over_its_seeds_alone() -> None:
-    baseline = {(1, seed): 0.6 for seed in range(4)}
-    model = {(1, seed): 0.6 + difference for seed, difference in enumerate([0.01, 0.02, 0.03, 0.02])}
+    baseline = {(1, seed): 0.6 for seed in range(6)}
+    model = {(1, seed): 0.6 + one for seed, one in enumerate([0.01, 0.02, 0.03, 0.02, -0.005, 0.04])}
     (found,) = compare([model], baseline, 1.0)
     assert found is not None
-    assert found.t == pytest.approx(scipy.stats.ttest_rel(list(model.values()), list(baseline.values())).statistic)
+    pairs = list(model.values()), list(baseline.values())
+    assert found.t == pytest.approx(scipy.stats.ttest_rel(*pairs).statistic)
+    assert found.wilcoxon_p == wilcoxon([0.01, 0.02, 0.03, 0.02, -0.005, 0.04])
 
 
-def test_without_the_size_of_the_training_set_there_is_no_t() -> None:
-    (found,) = compare([by_pair([0.7, 0.8, 0.75])], by_pair([0.6, 0.65, 0.7]), None)
+@pytest.mark.parametrize("folds", [1, 2, 5, 6])
+def test_what_cannot_be_small_is_no_number(folds: int) -> None:
+    (found,) = compare([by_pair([0.7 + 0.01 * fold for fold in range(folds)])], by_pair([0.6] * folds), 1.0)
     assert found is not None
-    assert (found.t, found.t_p, found.t_holm) == (None, None, None)
-    assert found.wilcoxon_p == 0.25
+    assert (found.t_p is None) == (folds < 2)
+    least = 2 / 2**folds  # of Wilcoxon's test, where all differences have one sign
+    assert found.wilcoxon_p == (least if least < 0.05 else None)
+
+
+@pytest.mark.parametrize("folds", [2, 4, 10])
+def test_models_that_do_not_differ_are_seldom_told_apart_however_many_their_seeds(folds: int) -> None:
+    # A fold's images suit one model or the other, which all of its seeds share: the noise of seeds is the smaller part.
+    rng = np.random.default_rng(20)
+    tables, seeds, found = 400, 3, {"t": 0, "wilcoxon": 0}
+    for _ in range(tables):
+        differences = rng.normal(0, 0.01, (folds, 1)) + rng.normal(0, 0.004, (folds, seeds))
+        baseline = rng.normal(0.6, 0.02, (folds, seeds))
+        model = by_pair(list((baseline + differences).ravel()), seeds)
+        (one,) = compare([model], by_pair(list(baseline.ravel()), seeds), 0.02)
+        assert one is not None
+        assert one.t_p is not None
+        found["t"] += one.t_p < 0.05
+        found["wilcoxon"] += one.wilcoxon_p is not None and one.wilcoxon_p < 0.05
+    assert found["t"] <= 0.07 * tables
+    assert found["wilcoxon"] <= 0.07 * tables
+    assert found["t"] >= 0.01 * tables, "a test that never finds anything would pass, too"
+    assert folds < 6 or found["wilcoxon"] >= 0.01 * tables
+
+
+def test_the_correction_holds_for_folds_whose_training_sets_overlap() -> None:
+    # Nadeau and Bengio take the correlation of two folds as test / (test + train), here of halves: 1 / 2.
+    rng = np.random.default_rng(21)
+    shares = {0.0: 0, 1.0: 0}
+    for _ in range(400):
+        differences = rng.normal(0, 0.01) + rng.normal(0, 0.01, 10)
+        for ratio in shares:
+            (one,) = compare([by_pair(list(0.6 + differences))], by_pair([0.6] * 10), ratio)
+            assert one is not None
+            assert one.t_p is not None
+            shares[ratio] += one.t_p < 0.05
+    assert shares[1.0] <= 0.07 * 400
+    assert shares[0.0] > 0.2 * 400, "without it"

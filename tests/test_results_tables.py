@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.stats
 import timm
 from sweeps import write_run, write_sweep
 
@@ -20,7 +23,7 @@ from twistnet.reports.tables import Line
 
 PAIRS = [(fold, seed) for fold in (1, 2, 3) for seed in (0, 1)]
 RESNET = dict(zip(PAIRS, [0.60, 0.62, 0.58, 0.61, 0.63, 0.59], strict=True))
-TWIST = dict(zip(PAIRS, [0.61, 0.65, 0.60, 0.63, 0.64, 0.62], strict=True))
+TWIST = dict(zip(PAIRS, [0.61, 0.65, 0.60, 0.62, 0.64, 0.63], strict=True))
 HOSTILE = r"a_b|c&d%e$f#g{h}~i^j\k*l<m>"
 
 
@@ -36,8 +39,7 @@ def lines_of(table: Table, baseline: str | None = None) -> list[Line]:
 @pytest.fixture
 def table(tmp_path: Path) -> Table:
     """Two models on three folds and two seeds, with as many test images as training images."""
-    found = only(write_sweep(tmp_path, {"twistnet18": TWIST, "resnet18": RESNET}))
-    return Table(dataset=found.dataset, common=found.common, rows=found.rows, train_samples=1880)
+    return only(write_sweep(tmp_path, {"twistnet18": TWIST, "resnet18": RESNET}))
 
 
 def test_the_text_has_the_numbers(table: Table) -> None:
@@ -52,7 +54,29 @@ def test_the_text_has_the_numbers(table: Table) -> None:
     (expected,) = compare([TWIST], RESNET, 1.0)
     assert expected is not None
     assert expected.t_p is not None
-    assert second[-3:] == ["+2.00", f"{expected.t_p:.4f}", "0.0312"], "of six differences of one sign 2 / 64"
+    assert second[-3:] == ["+2.00", f"{expected.t_p:.4f}", "-"], "three folds are too few for Wilcoxon's test"
+
+
+def test_the_tests_are_over_folds_with_the_sizes_of_the_runs_splits(tmp_path: Path) -> None:
+    differences = {1: [0.01, 0.03], 2: [0.02, -0.01], 3: [0.03, 0.02], 4: [0.0, 0.01], 5: [0.02, 0.03], 6: [0.04, 0.01]}
+    pairs = [(fold, seed) for fold in differences for seed in (0, 1)]
+    other = {(fold, seed): 0.6 + differences[fold][seed] for fold, seed in pairs}
+    sweep = write_sweep(
+        tmp_path, {"resnet18": dict.fromkeys(pairs, 0.6), "a": other}, test_samples=1000, train_samples=4000
+    )
+    table = only(sweep)
+    _, line = lines = lines_of(table)
+    means = [0.02, 0.005, 0.025, 0.005, 0.025, 0.025]  # by hand
+    t = np.mean(means) / math.sqrt((1 / 6 + 1000 / 4000) * np.var(means, ddof=1))
+    assert line.comparison is not None
+    assert line.comparison.t == pytest.approx(t)
+    assert line.comparison.t_p == pytest.approx(2 * scipy.stats.t.sf(t, 5))
+    assert line.comparison.wilcoxon_p == pytest.approx(2 / 64), "all six folds have one sign"
+    said = tables.notes(table, lines)[-1]
+    assert "test / train = 0.25)" in said
+    assert "Wilcoxon: signed-rank, exact" in said
+    assert "single fold" not in said
+    assert "no " not in said, "nothing is left out"
 
 
 def test_small_p_values_are_no_zeros(tmp_path: Path) -> None:
@@ -120,7 +144,7 @@ def test_csv_has_full_precision(table: Table) -> None:
     (expected,) = compare([TWIST], RESNET, 1.0)
     assert expected is not None
     assert float(second["t"]) == expected.t
-    assert float(second["wilcoxon_holm"]) == expected.wilcoxon_holm
+    assert (second["pairs"], second["compared_folds"], second["wilcoxon_holm"]) == ("6", "3", "")
 
 
 def latex_cells(row: str) -> list[str]:
@@ -171,11 +195,32 @@ def test_markdown_is_well_formed_whatever_the_names(tmp_path: Path) -> None:
 
 def test_the_notes_tell_what_was_tested(table: Table) -> None:
     said = tables.notes(table, lines_of(table))[-1]
-    assert said.startswith("Compared with resnet18: t: paired by fold and seed, corrected")
+    assert said.startswith("Compared with resnet18: t: paired over folds, of which each is the mean of its seeds")
     assert "test / train = 1)" in said
+    assert "no Wilcoxon test of twistnet18 (3 folds), for fewer than 6 never come to a p below 0.05" in said
     assert "Holm" not in said, "one comparison needs no correction"
-    untold = Table(dataset="dtd", common="", rows=table.rows, train_samples=None)
-    assert "no t-test, for no checkpoint" in tables.notes(untold, lines_of(untold))[-1]
+
+
+def test_a_t_that_is_not_defined_is_told(tmp_path: Path) -> None:
+    other = {pair: value + 0.125 for pair, value in RESNET.items()}
+    table = only(write_sweep(tmp_path, {"resnet18": RESNET, "twistnet18": other}))
+    assert "no t-test of twistnet18, whose differences are all the same" in tables.notes(table, lines_of(table))[-1]
+
+
+def test_a_single_fold_is_told_to_be_one(tmp_path: Path) -> None:
+    seeds = [(1, seed) for seed in range(6)]
+    others = {
+        "a": {pair: 0.61 + 0.01 * place for place, pair in enumerate(seeds)},
+        "b": {pair: 0.63 - 0.01 * place for place, pair in enumerate(seeds)},
+        "c": {(1, 0): 0.7},
+    }
+    table = only(write_sweep(tmp_path, {"resnet18": dict.fromkeys(seeds, 0.6), **others}))
+    said = tables.notes(table, lines_of(table))[-1]
+    assert "tests of b, a: paired over seeds on a single fold, which says nothing of other splits" in said
+    assert "Nadeau" not in said, "there is no other fold to overlap with"
+    assert "no t-test of c, for it takes two folds, or two seeds on a single one" in said
+    assert "no Wilcoxon test of c (1 pair)" in said
+    assert said.endswith("p after Holm's correction for 2 t-tests and 2 Wilcoxon tests.")
 
 
 def test_fewer_pairs_than_runs_are_told(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
+import statistics
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +13,14 @@ from typing import Any
 
 from loaders import InputError
 from loaders.errors import one_line
-from twistnet.checkpoints import readable
 from twistnet.run_folder import RunFolder
+from twistnet.sweeping.plan import SWEEP
 
 RESULT, RECIPE = "result.json", "recipe.json"
 ERROR = "error.txt"  # of a run of a sweep that has failed
 _SHARES = ("val_top1", "test_top1", "test_top5", "test_balanced")
-_COUNTS = ("fold", "epochs", "best_epoch", "test_samples", "num_classes", "parameters")
-_WORDS = ("model", "dataset", "recipe", "tune")
+_COUNTS = ("fold", "epochs", "best_epoch", "test_samples", "train_samples", "num_classes", "parameters")
+_WORDS = ("model", "dataset", "recipe", "tune", "test_fingerprint")
 _NAMED_BY_RESULT = ("name", "model", "epochs", "seed")
 _NAMED = 5  # folders in a sentence
 
@@ -30,11 +31,12 @@ class Run:
 
     Attributes:
         folder: the run's.
-        pretrained: whether training began from weights.
-        weights_sha256: of the file that they came from, where there was one.
+        weights: what training began from, a file or timm's model; None for random weights.
+        weights_sha256: of the file.
         size: side of the test images in pixels.
         settings: what else its recipe says, by name, each value as JSON writes it.
         val_top1, test_top1, test_top5, test_balanced: shares from 0 to 1; the last is the mean of the classes' recalls.
+        test_fingerprint: of the test split's samples, labels and order, which another fold has others of.
         seconds: that it took.
     """
 
@@ -46,7 +48,7 @@ class Run:
     recipe: str
     tune: str
     epochs: int
-    pretrained: bool
+    weights: str | None
     weights_sha256: str | None
     size: int
     settings: Mapping[str, str]
@@ -55,6 +57,8 @@ class Run:
     test_top5: float
     test_balanced: float
     test_samples: int
+    test_fingerprint: str
+    train_samples: int
     num_classes: int
     parameters: int
     seconds: float
@@ -63,6 +67,16 @@ class Run:
     def pair(self) -> tuple[int, int]:
         """Fold and seed, by which runs of different models are paired."""
         return (self.fold, self.seed)
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether training began from weights."""
+        return self.weights is not None
+
+    @property
+    def origin(self) -> str | None:
+        """What tells the weights that training began from from others, wherever their file was."""
+        return self.weights_sha256 or self.weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,16 +112,19 @@ class Table:
     """All rows of one data set.
 
     Attributes:
-        dataset: its name.
+        dataset: its name, with what tells it from others of that name.
         common: what all of its runs share, in words.
         rows: in the order of their mean test accuracy.
-        train_samples: images of a training split; None where no checkpoint is left that says so.
     """
 
     dataset: str
     common: str
     rows: tuple[Row, ...]
-    train_samples: int | None
+
+    @property
+    def test_to_train(self) -> float:
+        """Samples of a fold's test split over those of its training split: the mean, for folds differ by a few."""
+        return statistics.fmean(run.test_samples / run.train_samples for row in self.rows for run in row.runs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,9 +159,14 @@ def collect(run_dir: Path) -> Found:
         by_dataset[run.dataset].append(run)
     tables = []
     for dataset, some in sorted(by_dataset.items()):
-        table, said_of_it = _table(dataset, some)
-        tables.append(table)
-        warnings += said_of_it
+        sets = _sets(dataset, some)
+        if len(sets) > 1:
+            first = "; ".join(f"{name}, as of {of_it[0].folder}" for name, of_it in sets.items())
+            warnings.append(f"{dataset}: kept in tables of their own, for they are of different data: {first}.")
+        for name, of_it in sets.items():
+            table, said_of_it = _table(name, of_it)
+            tables.append(table)
+            warnings += said_of_it
     return Found(tables=tuple(tables), warnings=tuple(warnings))
 
 
@@ -164,7 +186,7 @@ def _read(folder: Path) -> Run:
         ) from error
     return Run(
         folder=folder,
-        pretrained=result["weights"] is not None,
+        weights=result["weights"],
         weights_sha256=result.get("weights_sha256"),
         size=size,
         settings=settings,
@@ -193,7 +215,11 @@ def _check(result: Mapping[str, Any]) -> None:
         (("seed",), lambda value: type(value) is int, "a whole number"),
         (_SHARES, lambda value: _is_number(value) and 0 <= value <= 1, "a share from 0 to 1"),
         (("seconds",), lambda value: _is_number(value) and value >= 0, "a time"),
-        (("weights",), lambda value: value is None or isinstance(value, str), "a file's name"),
+        (
+            ("weights",),
+            lambda value: value is None or (isinstance(value, str) and value.isprintable()),
+            "a file's name",
+        ),
     )
     for names, is_right, kind in checks:
         for name in names:
@@ -224,6 +250,48 @@ def _how_far(folder: Path) -> str:
     return f" (after epoch {epochs[-1]})" if epochs else ""
 
 
+def _sets(dataset: str, runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs on data sets of one name by the data that they are of: of as many classes, and a fold has one test split.
+
+    A sweep is of one set, and those of the most folds come first: a fold that only one of two has then goes with its
+    own. Runs that share no fold with others are taken to be of the same set, for nothing says otherwise.
+
+    Returns:
+        Runs in their order by the name of their set.
+    """
+    by_classes: dict[int, list[Run]] = defaultdict(list)
+    for run in runs:
+        by_classes[run.num_classes].append(run)
+    found: dict[str, list[Run]] = {}
+    for classes, of_them in sorted(by_classes.items()):
+        sweeps: dict[Path, list[Run]] = defaultdict(list)
+        for run in of_them:
+            sweep = run.folder.parent.parent
+            sweeps[sweep if (sweep / SWEEP).exists() else run.folder].append(run)
+        parts = [part for sweep in sweeps.values() for part in ([sweep] if _agree(sweep) else [[run] for run in sweep])]
+        sets: list[list[Run]] = []
+        for part in sorted(parts, key=lambda part: -len(_splits(part))):
+            fitting = [some for some in sets if _agree([*some, *part])]
+            if fitting:
+                max(fitting, key=lambda some: len(_splits(some) & _splits(part))).extend(part)
+            else:
+                sets.append(part)
+        name = f"{dataset} ({classes} classes)" if len(by_classes) > 1 else dataset
+        for number, some in enumerate(sets, start=1):
+            which = {1: "", 2: ", another set"}.get(number, f", set {number}")
+            found[f"{name}{which}"] = sorted(some, key=lambda run: run.folder)
+    return found
+
+
+def _splits(runs: Iterable[Run]) -> set[tuple[int, str]]:
+    return {(run.fold, run.test_fingerprint) for run in runs}
+
+
+def _agree(runs: Sequence[Run]) -> bool:
+    """Whether all runs of a fold were tested on the same samples."""
+    return len(_splits(runs)) == len({run.fold for run in runs})
+
+
 def _table(dataset: str, runs: Sequence[Run]) -> tuple[Table, list[str]]:
     said = {id(run): _said(run) for run in runs}
     shared = [len(set(kinds)) == 1 for kinds in zip(*said.values(), strict=True)]
@@ -233,9 +301,10 @@ def _table(dataset: str, runs: Sequence[Run]) -> tuple[Table, list[str]]:
     rows: list[Row] = []
     compared: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     warnings: list[str] = []
+    origins = {model: _origins(run for run in runs if run.model == model) for model in {run.model for run in runs}}
     for group in alike.values():
         apart = [kind for kind, is_shared in zip(said[id(group[0])], shared, strict=True) if not is_shared]
-        for changes, some in _by_settings(group).items():
+        for changes, some in _by_settings(group, origins[group[0].model]).items():
             differing = ", ".join((*apart, *changes))
             label = f"{group[0].model} ({differing})" if differing else group[0].model
             rows.append(Row(label=label, runs=_each_once(label, some, warnings)))
@@ -249,7 +318,7 @@ def _table(dataset: str, runs: Sequence[Run]) -> tuple[Table, list[str]]:
         warnings += _missing(dataset, some_rows)
     rows.sort(key=lambda row: (sum(run.test_top1 for run in row.runs) / len(row.runs), row.label))
     common = ", ".join(kind for kind, is_shared in zip(said[id(runs[0])], shared, strict=True) if is_shared)
-    return Table(dataset=dataset, common=common, rows=tuple(rows), train_samples=_train_samples(runs)), warnings
+    return Table(dataset=dataset, common=common, rows=tuple(rows)), warnings
 
 
 def _said(run: Run) -> tuple[str, ...]:
@@ -259,14 +328,33 @@ def _said(run: Run) -> tuple[str, ...]:
     return f"recipe {run.recipe}", epochs, tuned, "pretrained" if run.pretrained else "from scratch"
 
 
-def _by_settings(runs: Iterable[Run]) -> dict[tuple[str, ...], list[Run]]:
-    """Runs by those values of their recipes that not all of them share, as name=value."""
-    runs = list(runs)
+def _origins(runs: Iterable[Run]) -> dict[str | None, str]:
+    """The names of the weights that a model's runs began from, with a checksum where files share one, by origin.
+
+    Returns:
+        Nothing where there are none to tell apart.
+    """
+    names: dict[str | None, str] = {}
+    for run in runs:
+        if run.weights is not None:
+            names.setdefault(run.origin, Path(run.weights).name if run.weights_sha256 else run.weights)
+    if len(names) < 2:
+        return {}
+    files = Counter(names.values())
+    return {
+        origin: f"from {name} {origin[:8]}" if origin and files[name] > 1 else f"from {name}"
+        for origin, name in names.items()
+    }
+
+
+def _by_settings(runs: Sequence[Run], origins: Mapping[str | None, str]) -> dict[tuple[str, ...], list[Run]]:
+    """Runs by the weights that they began from and those values of their recipes that not all share, as name=value."""
     names = sorted({name for run in runs for name in run.settings})
     differing = [name for name in names if len({run.settings.get(name) for run in runs}) > 1]
     found: dict[tuple[str, ...], list[Run]] = defaultdict(list)
     for run in runs:
-        found[tuple(f"{name}={run.settings.get(name, 'null')}" for name in differing)].append(run)
+        settings = [f"{name}={run.settings.get(name, 'null')}" for name in differing]
+        found[tuple([origins[run.origin], *settings] if run.origin in origins else settings)].append(run)
     return dict(sorted(found.items()))
 
 
@@ -279,9 +367,6 @@ def _each_once(label: str, runs: Iterable[Run], warnings: list[str]) -> tuple[Ru
                 "already."
             )
         kept.setdefault(run.pair, run)
-    files = {run.weights_sha256 for run in kept.values()}
-    if len(files) > 1:
-        warnings.append(f"The runs of {label} began from {len(files)} different files of weights.")
     return tuple(kept.values())
 
 
@@ -297,14 +382,6 @@ def _missing(dataset: str, rows: Sequence[Row]) -> list[str]:
                 f"{dataset}: {row.label} lacks {len(lacks)} of {len(folds) * len(seeds)} runs: {named(lacks)}."
             )
     return warnings
-
-
-def _train_samples(runs: Iterable[Run]) -> int | None:
-    for run in runs:
-        for _, state in readable(run.folder):
-            if isinstance(state["data"].get("samples"), int):
-                return int(state["data"]["samples"])
-    return None
 
 
 def named(names: Sequence[str], between: str = ", ") -> str:

@@ -1,10 +1,11 @@
 """Means, spreads, and tests of paired accuracies of two models.
 
-Runs are paired by fold and seed. Training sets of different folds overlap, so that differences are no independent
-samples and an ordinary paired t-test finds too much: Nadeau and Bengio, "Inference for the Generalization Error",
-Machine Learning 52 (2003), correct its variance by the test set's size over the training set's. Bouckaert and Frank,
-PAKDD 2004, apply that to repeated folds. Wilcoxon's signed-rank test beside it assumes no normal distribution, but
-independent pairs: of the two the corrected t-test is the one to quote.
+Runs are paired by fold and seed. Seeds on one fold share its images, so that they are no samples of their own: their
+mean is one sample, and both tests are over folds. Training sets of different folds overlap, so that these are not
+independent either and an ordinary paired t-test finds too much: Nadeau and Bengio, "Inference for the Generalization
+Error", Machine Learning 52 (2003), correct its variance by the test set's size over the training set's. Wilcoxon's
+signed-rank test beside it assumes no normal distribution, but independent folds: of the two the corrected t-test is the
+one to quote. On a single fold the samples are the seeds, and what is found holds for that split alone.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 _NOTHING = 1e-12  # of accuracies from 0 to 1: what rounding makes of differences that are equal
 _DECIMALS = 12
+WILCOXON_LEAST = 6  # samples; of fewer its least p, 2 / 2^n, is above 0.05
 
 Pair = tuple[int, int]
 
@@ -47,21 +49,28 @@ class Comparison:
 
     Attributes:
         pairs: runs of the same fold and seed.
-        difference: mean of the model's accuracies less the baseline's, over the pairs.
-        t: the corrected t; None where it is not defined: of one pair, or where all differences are the same.
+        folds: that these are on.
+        difference: mean of the model's accuracies less the baseline's: of pairs within a fold, then of folds.
+        t: the corrected t; None where it is not defined: of one sample, or where all differences are the same.
         t_p: two-sided p-value of it.
-        wilcoxon_p: two-sided p-value of the signed-rank test; None of one pair.
+        wilcoxon_p: two-sided p-value of the signed-rank test; None of fewer samples than `WILCOXON_LEAST`.
         t_holm: `t_p` corrected for all models that the baseline is compared with.
         wilcoxon_holm: `wilcoxon_p` likewise.
     """
 
     pairs: int
+    folds: int
     difference: float
     t: float | None
     t_p: float | None
     wilcoxon_p: float | None
     t_holm: float | None = None
     wilcoxon_holm: float | None = None
+
+    @property
+    def samples(self) -> int:
+        """What the tests are over: folds, or the pairs on a single fold."""
+        return self.folds if self.folds > 1 else self.pairs
 
 
 def summary(values: Mapping[Pair, float]) -> Summary:
@@ -79,15 +88,14 @@ def summary(values: Mapping[Pair, float]) -> Summary:
 
 
 def compare(
-    models: Sequence[Mapping[Pair, float]], baseline: Mapping[Pair, float], test_to_train: float | None
+    models: Sequence[Mapping[Pair, float]], baseline: Mapping[Pair, float], test_to_train: float
 ) -> list[Comparison | None]:
     """Compares models with a baseline, their p-values corrected for each other by Holm's method.
 
     Args:
         models: of each its accuracies by (fold, seed).
         baseline: the same of the baseline.
-        test_to_train: samples of a test split over those of a training split; None where it is not known, which
-            leaves the t-test out.
+        test_to_train: samples of a fold's test split over those of its training split.
 
     Returns:
         A comparison of each model; None of one that shares no fold and seed with the baseline.
@@ -96,40 +104,27 @@ def compare(
     there = [one for one in found if one is not None]
     t = iter(holm([one.t_p for one in there]))
     wilcoxon = iter(holm([one.wilcoxon_p for one in there]))
-    return [
-        None
-        if one is None
-        else Comparison(
-            pairs=one.pairs,
-            difference=one.difference,
-            t=one.t,
-            t_p=one.t_p,
-            wilcoxon_p=one.wilcoxon_p,
-            t_holm=next(t),
-            wilcoxon_holm=next(wilcoxon),
-        )
-        for one in found
-    ]
+    return [None if one is None else replace(one, t_holm=next(t), wilcoxon_holm=next(wilcoxon)) for one in found]
 
 
-def _compared(
-    model: Mapping[Pair, float], baseline: Mapping[Pair, float], test_to_train: float | None
-) -> Comparison | None:
-    pairs = sorted(set(model) & set(baseline))
-    if not pairs:
+def _compared(model: Mapping[Pair, float], baseline: Mapping[Pair, float], test_to_train: float) -> Comparison | None:
+    by_fold: dict[int, list[float]] = defaultdict(list)
+    for fold, seed in sorted(set(model) & set(baseline)):
+        by_fold[fold].append(model[fold, seed] - baseline[fold, seed])
+    if not by_fold:
         return None
-    differences = [model[pair] - baseline[pair] for pair in pairs]
-    t, t_p = None, None
-    if test_to_train is not None:
-        # Runs on a single fold share their test set whatever is done: there only seeds can be told apart.
-        overlap = test_to_train if len({fold for fold, _ in pairs}) > 1 else 0.0
-        t, t_p = corrected_t(differences, overlap)
+    if len(by_fold) > 1:
+        samples, overlap = [statistics.fmean(some) for some in by_fold.values()], test_to_train
+    else:  # runs on a single fold share their test set whatever is done: there only seeds can be told apart
+        (samples,), overlap = by_fold.values(), 0.0
+    t, t_p = corrected_t(samples, overlap)
     return Comparison(
-        pairs=len(pairs),
-        difference=statistics.fmean(differences),
+        pairs=sum(map(len, by_fold.values())),
+        folds=len(by_fold),
+        difference=statistics.fmean(samples),
         t=t,
         t_p=t_p,
-        wilcoxon_p=wilcoxon(differences) if len(pairs) > 1 else None,
+        wilcoxon_p=wilcoxon(samples) if len(samples) >= WILCOXON_LEAST else None,
     )
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from loaders import InputError
 from twistnet.reporting import counted
-from twistnet.reports.collect import Row, Run, Table
-from twistnet.reports.statistics import Comparison, Pair, Summary, compare, summary
+from twistnet.reports.collect import Row, Run, Table, named
+from twistnet.reports.statistics import WILCOXON_LEAST, Comparison, Pair, Summary, compare, summary
 
 ABSENT = "-"
 BASELINE = "resnet18"  # unless another is named
@@ -98,10 +98,8 @@ def lines_of(table: Table, baseline: Row | None, flops: Callable[[Run], int | No
     rows = [baseline, *others] if baseline is not None else others
     compared: list[Comparison | None] = [None] * len(others)
     if baseline is not None:
-        samples = baseline.runs[0].test_samples
-        ratio = samples / table.train_samples if table.train_samples else None
         top1 = [by_pair(row, lambda run: run.test_top1) for row in (*others, baseline)]
-        compared = [None, *compare(top1[:-1], top1[-1], ratio)]
+        compared = [None, *compare(top1[:-1], top1[-1], table.test_to_train)]
     found = []
     for row, comparison in zip(rows, compared, strict=True):
         found.append(
@@ -151,23 +149,44 @@ def notes(table: Table, lines: Sequence[Line]) -> list[str]:
     baseline = next((line for line in lines if line.is_baseline), None)
     if baseline is None or not any(line.comparison for line in lines):
         return said
-    folds = baseline.row.folds
-    if table.train_samples is None:
-        test = "no t-test, for no checkpoint is left that says how many images were trained on"
-    elif folds > 1:
-        ratio = baseline.row.runs[0].test_samples / table.train_samples
-        test = (
-            "t: paired by fold and seed, corrected for overlapping training sets (Nadeau and Bengio 2003, "
-            f"test / train = {ratio:.3g})"
-        )
-    else:
-        test = "t: paired by seed on one split, which says nothing of other splits"
-    models = sum(line.comparison is not None and line.comparison.wilcoxon_p is not None for line in lines)
-    holm = f"; p after Holm's correction for {models} comparisons" if models > 1 else ""
-    said.append(
-        f"Compared with {baseline.row.label}: {test}; Wilcoxon: signed-rank, exact, takes pairs as independent{holm}."
-    )
+    said.append(f"Compared with {baseline.row.label}: {'; '.join(_tests_said(table, lines))}.")
     return said
+
+
+def _tests_said(table: Table, lines: Sequence[Line]) -> list[str]:
+    """How the tests were made, and of which rows they cannot be."""
+    found = [(line.row.label, line.comparison) for line in lines if line.comparison]
+    t = [test for _, test in found if test.t_p is not None]
+    signed = [test for _, test in found if test.wilcoxon_p is not None]
+    said = []
+    if any(test.folds > 1 for test in t):
+        said.append(
+            "t: paired over folds, of which each is the mean of its seeds, corrected for overlapping training sets "
+            f"(Nadeau and Bengio 2003, test / train = {table.test_to_train:.3g})"
+        )
+    single = [label for label, test in found if test.folds == 1 and test.t_p is not None]
+    if single:
+        said.append(f"tests of {named(single)}: paired over seeds on a single fold, which says nothing of other splits")
+    if signed:
+        said.append("Wilcoxon: signed-rank, exact, over the same means or pairs, which it takes as independent")
+    few = [label for label, test in found if test.samples < 2]
+    if few:
+        said.append(f"no t-test of {named(few)}, for it takes two folds, or two seeds on a single one")
+    same = [label for label, test in found if test.samples > 1 and test.t_p is None]
+    if same:
+        said.append(f"no t-test of {named(same)}, whose differences are all the same")
+    few = [f"{label} ({_samples_said(test)})" for label, test in found if test.samples < WILCOXON_LEAST]
+    if few:
+        said.append(f"no Wilcoxon test of {named(few)}, for fewer than {WILCOXON_LEAST} never come to a p below 0.05")
+    several = [f"{len(of)} {name}" for of, name in ((t, "t-tests"), (signed, "Wilcoxon tests")) if len(of) > 1]
+    if several:
+        said.append(f"p after Holm's correction for {' and '.join(several)}")
+    return said
+
+
+def _samples_said(test: Comparison) -> str:
+    kind = "fold" if test.folds > 1 else "pair"
+    return f"{test.samples} {kind}{'s' if test.samples > 1 else ''}"
 
 
 def as_text(lines: Sequence[Line]) -> str:
@@ -241,6 +260,7 @@ def _records(table: Table, lines: Sequence[Line]) -> list[dict[str, object]]:
             record |= {f"{name}_{kind}": getattr(of, kind) for kind in ("mean", "std", "std_folds", "std_seeds")}
         record |= {"parameters": line.parameters, "flops": line.flops, "seconds": line.seconds}
         record["is_baseline"] = line.is_baseline
+        record["compared_folds"] = test.folds if test else None
         for name in ("pairs", "difference", "t", "t_p", "t_holm", "wilcoxon_p", "wilcoxon_holm"):
             record[name] = getattr(test, name) if test else None
         records.append(record)
