@@ -88,7 +88,11 @@ def write_checkpoint(path: Path, *, samples: int, **values: Any) -> None:
         **dict.fromkeys(KEYS),
         **{"format": FORMAT, "model": {}, "buffers": torch.zeros(1, 2), "scaler": {}, "dtype": "torch.float32"},
         **{"optimiser": {"state": {}, "param_groups": []}, "recipe": {}, "epoch": 1, "step_in_epoch": 0},
-        **{"best_top1": 0.5, "best_epoch": 1, "meter": {"epoch_sums": [0.0] * 4, "images": 0.0, "seconds": 0.0, "run_s": 0.0}},
+        **{
+            "best_top1": 0.5,
+            "best_epoch": 1,
+            "meter": {"epoch_sums": [0.0] * 4, "images": 0.0, "seconds": 0.0, "run_s": 0.0},
+        },
         "data": data | {"classes": ["cat"], "samples": samples, "total_batch": 1},
     }
     torch.save({**state, **values}, path)
