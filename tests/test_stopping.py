@@ -140,10 +140,17 @@ def test_a_signal_while_ranks_meet_is_told(tree: Path, tmp_path: Path) -> None:
     assert "start again with --resume auto, which begins where nothing was saved yet." in said
 
 
-def test_a_signal_while_the_weights_are_written_is_told(tree: Path, tmp_path: Path) -> None:
-    slow = "slow(train, 'save', 0.5)"
-    code, _, said = stopped(tree, tmp_path, "train", slow)
-    assert code == 143, said
-    assert "interrupted outside of training" in said
+def test_a_signal_while_the_weights_are_written_waits_for_them(tree: Path, tmp_path: Path) -> None:
+    """They are the last that there is to do: a run that has them has finished, and is not to be requeued."""
+    code, _, said = stopped(tree, tmp_path, "train", "slow(train, 'save', 0.5)")
+    assert code == 0, said
+    assert said.startswith("SIGTERM: stopping after the last checkpoint; ")
     assert torch.load(tmp_path / "run" / "latest.pt", weights_only=True)["epoch"] == 2
+    assert torch.load(next((tmp_path / "run").glob("test_resnet*.pt")), weights_only=True)
+
+
+def test_weights_that_take_longer_than_a_signal_grants_are_told(tree: Path, tmp_path: Path) -> None:
+    code, took_s, said = stopped(tree, tmp_path, "train", "slow(train, 'save', 60)", grace_s=2)
+    assert (code, took_s < 2 + WITHIN_S - signals.GRACE_S) == (143, True), said
+    assert "Ended at once, the last checkpoint was not done 2 s after the signal: go on with --resume" in said
     assert not list((tmp_path / "run").glob("test_resnet*"))
