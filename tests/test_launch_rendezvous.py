@@ -170,7 +170,7 @@ def knock(address: str, port: int, said: bytes, held: contextlib.ExitStack | Non
             if one.connect_ex((address, port)) == 0:
                 one.sendall(said)
                 one.settimeout(10)
-                assert one.recv(100) == rendezvous._HELLO
+                assert one.recv(len(rendezvous._HELLO)) == rendezvous._HELLO
                 return
             time.sleep(0.05)
     pytest.fail("node 0 does not listen")
