@@ -145,7 +145,7 @@ def test_runs_lie_in_their_folders_and_are_summed_up(
         (["--weights=auto", "--models=twistnet18"], "There is no weights/twistnet18_imagenet.pt and timm's"),
         (["--seeds=1,1"], "--seeds gives 1 twice"),
         (["--set=seed=5"], "--set seed=5 and seed 42 are both given"),
-        (["--batch_size=32"], "a batch of 32 is more than the 24 images: lower --batch_size."),
+        (["--batch_size=32"], "a total batch of 32 is more than the 24 images of train1: lower --batch_size or the"),
         (["--stale_minutes=0.1"], "--stale_minutes 0.1 is too short"),
         (["--workers=0"], "workers 0 is too small"),
     ],

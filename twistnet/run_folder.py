@@ -20,6 +20,7 @@ from loaders.errors import one_line
 from loaders.files import clear_unfinished, take_lock, write_atomically
 from twistnet.checkpoints import BEST, LATEST, WRITTEN
 
+RESULT = "result.json"
 _BAD_STEP: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("step", "epoch", "place"), (int,)),
     **{"ids": (list,), "data_dir": (str,), "stage": (str, type(None))},
@@ -144,7 +145,7 @@ class RunFolder:
     @property
     def result(self) -> Path:
         """What fine-tuning came to; the last file that it writes."""
-        return self.path / "result.json"
+        return self.path / RESULT
 
     def refuse_to_overwrite(self) -> None:
         """Raises InputError where the folder holds a run that has come to a checkpoint, or a probe."""

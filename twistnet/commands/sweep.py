@@ -17,7 +17,7 @@ from loaders.layouts import LAYOUTS
 from twistnet import distributed, recipes
 from twistnet import weights as weights_files
 from twistnet.arguments import Url
-from twistnet.building import check_model, make_model, open_split
+from twistnet.building import check_model, make_model, open_split, refuse_larger_batch
 from twistnet.commands.finetune import finetune
 from twistnet.datasets import check_dataset, check_fold
 from twistnet.distributed import World, watched
@@ -234,10 +234,9 @@ def _check(plan: Plan, asked: _Asked, world: World) -> None:
     first = plan.runs[0]
     recipe = asked.recipe(first)
     loader = open_split(asked.job_of(first), f"train{first.fold}", recipe, world, train=True)
-    classes, images = len(loader.classes), loader.num_samples
+    classes = len(loader.classes)
     loader.close()
-    if recipe.total_batch(1) > images * recipe.repeats:
-        raise InputError(f"a batch of {recipe.total_batch(1)} is more than the {images:,} images: lower --batch_size.")
+    refuse_larger_batch(recipe, loader, f"train{first.fold}", world)
     if isinstance(asked.data_dir, Path):
         for fold in plan.folds:
             for split in ("train", "val", "test"):

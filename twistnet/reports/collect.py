@@ -13,11 +13,11 @@ from typing import Any
 
 from loaders import InputError
 from loaders.errors import one_line
-from twistnet.run_folder import RunFolder
+from twistnet.run_folder import RESULT, RunFolder
 from twistnet.sweeping.plan import SWEEP
+from twistnet.sweeping.states import ERROR
 
-RESULT, RECIPE = "result.json", "recipe.json"
-ERROR = "error.txt"  # of a run of a sweep that has failed
+RECIPE = "recipe.json"
 _SHARES = ("val_top1", "test_top1", "test_top5", "test_balanced")
 _COUNTS = ("fold", "epochs", "best_epoch", "test_samples", "train_samples", "num_classes", "parameters")
 _WORDS = ("model", "dataset", "recipe", "tune", "test_fingerprint")

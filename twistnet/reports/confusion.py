@@ -11,13 +11,13 @@ import numpy as np
 
 from loaders import InputError
 from loaders.errors import one_line
+from twistnet import predictions
 from twistnet.reports.collect import Row, named
 from twistnet.reports.style import COLUMN, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PREDICTIONS = "predictions.npz"
 _TITLE = 44  # letters above the smallest matrix
 
 
@@ -61,12 +61,12 @@ def confusion(row: Row) -> tuple[Confusion | None, list[str]]:
     reasons = []
     for run in row.runs:
         try:
-            found, counts = _read(run.folder / PREDICTIONS)
+            found, counts = _read(run.folder / predictions.NAME)
         except InputError as error:
             reasons.append(str(error))
             continue
         if total is not None and found != classes:
-            reasons.append(f"{run.folder / PREDICTIONS} has other classes than the runs before it")
+            reasons.append(f"{run.folder / predictions.NAME} has other classes than the runs before it")
             continue
         classes, total = found, counts if total is None else total + counts
     warnings = []

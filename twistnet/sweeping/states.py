@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from twistnet.checkpoints import LATEST
+from twistnet.run_folder import RESULT
 from twistnet.sweeping.claims import CLAIM, Holder, is_held
 from twistnet.sweeping.plan import Run
 
 Kind = Literal["done", "running", "failed", "broken", "waiting"]
 ERROR = "error.txt"
 OUTPUT = "output.txt"
-RESULT = "result.json"
 _TAIL = 1 << 16  # bytes of a log, more than any row
 
 
