@@ -21,7 +21,11 @@ _WITH_A_RATE = (
     *("run", "dirty", "device", "driver", "cores", "host_gib", "what", "low", "high", "n", "rounds", "ratio"),
     *("first_batch_s", "cpu_share", "memory_mib", "card_mib"),
 )
-_WORDS = {*_ALWAYS, "bench", "run", "dirty", "device", "driver", "what", "bound_by", "model"}
+_WORDS = {
+    *(*_ALWAYS, "bench", "run", "dirty", "device", "driver", "what", "bound_by", "model"),
+    *("start", "difference_by_seed", "weights_sha256", "runs"),
+}
+_LISTS = {"rounds", "killed_at_s"}  # of numbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +180,7 @@ def _lines(data: bytes) -> Iterator[dict[str, str]]:
 def _no_number(row: Mapping[str, str]) -> str | None:
     """What is said of the first cell that should hold numbers and does not; an empty one was not measured."""
     for column, cell in row.items():
-        for value in cell.split() if column == "rounds" else [cell] if column not in _WORDS and cell else []:
+        for value in cell.split() if column in _LISTS else [cell] if column not in _WORDS and cell else []:
             try:
                 number = float(value)
             except ValueError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import statistics
 
@@ -79,3 +80,38 @@ def test_dali_behind_our_loader() -> None:
         each = [ours / theirs for ours, theirs in zip(found[name].rounds, peer, strict=True)]
         assert f"{said} {statistics.median(each):.2f} times" in DOCS
         assert f"({min(each):.2f} to {max(each):.2f}" in DOCS
+
+
+def test_loading_for_fine_tuning() -> None:
+    for kind, what, name in (
+        ("crop_and_flip", "kept, later epochs", "crop and flip, kept, from the second epoch on"),
+        ("RandAugment", "kept, later epochs", "with RandAugment, kept, from the second epoch on"),
+        ("crop_and_flip", "kept, first epoch", "crop and flip, kept, first epoch"),
+        ("crop_and_flip", "decoded each time", "crop and flip, decoded each time"),
+    ):
+        found = by_name("finetuning", set=kind)
+        ours, peer = found[what], found["Pillow, torchvision, DataLoader"]
+        rates = f"{ours.images_per_s:,.0f} | {peer.images_per_s:,.0f} | {ours.number('ratio'):.2f} |"
+        assert f"| {name} | {rates}" in DOCS
+
+
+def test_transfer() -> None:
+    with (rows.COMMITTED / "transfer.csv").open() as file:
+        found = {(row["model"], row["start"]): row for row in csv.DictReader(file)}
+    for model, shown in (("twistnet18", "TwistNet-18"), ("resnet18", "ResNet-18")):
+        ours, scratch = found[model, "pretrained"], found[model, "scratch"]
+        assert (ours["dirty"], ours["n"]) == ("no", "9")
+        tests = " | ".join(f"{100 * float(row['test_top1']):.1f} %" for row in (ours, scratch))
+        difference, spread = float(ours["difference"]), float(ours["difference_std_seeds"])
+        assert f"| {shown} | {tests} | {100 * difference:.1f} ({100 * spread:.1f}) points |" in DOCS
+        assert difference > 2 * spread
+
+
+def test_a_killed_sweep() -> None:
+    with (rows.COMMITTED / "sweep.csv").open() as file:
+        found = list(csv.DictReader(file))[-1]
+    seconds = f"in {float(found['shared_s']):.0f} s beside {float(found['undisturbed_s']):.0f} ("
+    assert f"{found['n']} runs by two processes, each of which was killed once" in DOCS
+    assert seconds in DOCS
+    share = 100 * float(found["outside_steps_and_evaluation"])
+    assert f"a run took {float(found['overhead_s']):.2f} s, {share:.1f} % of runs as short" in DOCS
