@@ -15,6 +15,8 @@ from torch import nn
 from launch.version import VERSION
 from loaders.sources import shown as without_secrets
 from twistnet.arguments import shown
+from twistnet.checkpoints import BEST
+from twistnet.counting import parameters
 from twistnet.model import TwistNet
 from twistnet.onnx_export import INPUT, OPSET, OUTPUT, TOLERANCE
 from twistnet.trained import Run, Trained
@@ -61,7 +63,7 @@ class _Facts:
         state = run.state
         self.data: Mapping[str, Any] = state["data"]
         self.epoch = int(state["epoch"])
-        self.is_best = run.checkpoint.name == "best.pt"
+        self.is_best = run.checkpoint.name == BEST
         whole = [row for row in run.rows if row.get("kind") == "epoch"]
         self.epochs = [row for row in whole if int(row.get("epoch", 0)) <= self.epoch]
         stopped_inside = int(state.get("step_in_epoch") or 0) > 0
@@ -86,7 +88,7 @@ class _Facts:
 
     @property
     def parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.trained.model.parameters())
+        return parameters(self.trained.model)
 
 
 def _front_matter(facts: _Facts, license: str | None) -> dict[str, Any]:

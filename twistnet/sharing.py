@@ -46,6 +46,5 @@ def with_flags_of(
 def _entries(docstring: str) -> list[tuple[str, str]]:
     """The arguments that a docstring describes, each with its lines as they stand there."""
     _, _, section = docstring.partition(_ARGS)
-    found = re.findall(r"^    (\w+): .*\n?(?:     .*\n?)*", section, re.MULTILINE)
-    texts = re.findall(r"^    \w+: .*\n?(?:     .*\n?)*", section, re.MULTILINE)
-    return list(zip(found, texts, strict=True))
+    found = re.finditer(r"^    (\w+): .*\n?(?:     .*\n?)*", section, re.MULTILINE)
+    return [(entry[1], entry[0]) for entry in found]

@@ -24,7 +24,7 @@ from loaders import CropPolicy, InputError
 from loaders.augment import IMAGENET_MEAN, IMAGENET_STD, Augment
 from loaders.augment.pipeline import RGB
 from loaders.errors import one_line
-from twistnet.building import check_model, make_model
+from twistnet.building import create, make_model
 from twistnet.checkpoints import BEST, LATEST, load_checkpoint
 from twistnet.distributed import World
 from twistnet.predictions import NAME
@@ -183,7 +183,7 @@ def read_run(folder: Path, checkpoint: CheckpointName = "best") -> Run:
     """
     if not folder.is_dir():
         raise InputError(f"run folder {folder} does not exist: name the --run_dir or --checkpoint_dir of a run.")
-    result = _json(folder / "result.json")
+    result = _json(RunFolder(folder).result)
     if _is_probe(result):
         return _read_probe(folder, result)
     path = folder / (BEST if checkpoint == "best" else LATEST)
@@ -270,19 +270,13 @@ def read_export(folder: Path, device: torch.device) -> Trained:
     architecture = config.get("architecture")
     if not isinstance(architecture, str) or not timm.is_model(architecture):
         raise InputError(f"{path} names the architecture {architecture!r}, which timm does not know: export again.")
-    check_model(architecture)
     classes = _names(config.get("label_names"), f"{path}: label_names")
     if config.get("num_classes") != len(classes):
         raise InputError(
             f"{path} has {len(classes)} label_names and num_classes {config.get('num_classes')!r}: export again."
         )
     preparation = _preparation(path, own, cfg)
-    known = timm.models.get_pretrained_cfg(architecture)
-    options = {"img_size": preparation.size} if known is not None and known.fixed_input_size else {}
-    try:
-        model: nn.Module = timm.create_model(architecture, num_classes=len(classes), **options)
-    except Exception as error:  # each of a thousand models refuses in its own way
-        raise InputError(f"{architecture} of {path} cannot be built ({one_line(error, 160)}): export again.") from error
+    model = create(architecture, len(classes), preparation.size)
     _load(model, folder / WEIGHTS, architecture)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Trained(model=model.eval(), architecture=architecture, classes=classes, preparation=preparation)
