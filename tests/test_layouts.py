@@ -144,6 +144,22 @@ def test_cub_follows_its_lists(tmp_path: Path) -> None:
     assert held_out == {name: round(count / 10) for name, count in training.items()}, "a tenth of every class"
 
 
+def test_cubs_validation_goes_by_names_and_not_by_numbers(tmp_path: Path) -> None:
+    root = write(tmp_path, "cub")
+    before = listed(root)
+    for name in ("images.txt", "image_class_labels.txt", "train_test_split.txt"):
+        lines = [line.split(" ", 1) for line in (root / name).read_text().splitlines()]
+        turned = [f"{len(lines) + 1 - int(number)} {value}" for number, value in reversed(lines)]
+        (root / name).write_text("\n".join(turned) + "\n")
+    after = listed(root)
+    for split in ("train1", "val1", "test1"):
+        assert sorted(files_of(after, split)) == sorted(files_of(before, split)), split
+    training = sorted(file for split in ("train1", "val1") for file in files_of(before, split))
+    places = [training.index(file) for file in files_of(before, "val1")]
+    gaps = {second - first for first, second in itertools.pairwise(places)}
+    assert len(gaps) > 1, "neither the first ones nor every tenth"
+
+
 def test_physical_samples_are_never_shared(tmp_path: Path) -> None:
     listing = listed(write(tmp_path, "kth"))
     for fold, tested in enumerate("abcd", 1):

@@ -145,6 +145,27 @@ def test_mirror_images_count_where_they_did_in_the_run(exported: Path, tmp_path:
     np.testing.assert_allclose(probabilities(read_export(both, CPU), [one])[one], right, atol=1e-3)
 
 
+@pytest.mark.parametrize("amp", [True, False, None])
+def test_the_precision_is_the_runs(exported: Path, tmp_path: Path, odd_images: list[Path], amp: bool | None) -> None:
+    config = json.loads((exported / "config.json").read_text())
+    own = shutil.copytree(exported, tmp_path / "own")
+    config["twistnet"]["amp"] = amp
+    config["pretrained_cfg"]["crop_pct"] = 1.0
+    (own / "config.json").write_text(json.dumps(config))
+    model = timm.create_model(f"local-dir:{own}", pretrained=True).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+    images = torch.stack([transform(Image.open(path).convert("RGB")) for path in odd_images])
+    with torch.no_grad():
+        exact = model(images).softmax(dim=1).numpy()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rounded = model(images.bfloat16()).float().softmax(dim=1).numpy()
+    found = probabilities(read_export(own, CPU), odd_images)
+    ours = np.stack([found[path] for path in odd_images])
+    to_exact, to_rounded = np.abs(ours - exact).max(), np.abs(ours - rounded).max()
+    assert np.abs(exact - rounded).max() > 1e-4, "the two can be told apart"
+    assert to_rounded < to_exact if amp else to_exact < 1e-5
+
+
 def test_the_command_names_the_most_probable_classes(
     exported: Path, tuned: Path, odd_images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -233,6 +233,29 @@ def test_a_full_disk_ends_a_sweep(
     assert f"error: no space is left for {tmp_path / 'runs'}: free some, then start the same" in printed.err
 
 
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_card_that_no_longer_answers_ends_a_sweep(
+    dtd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], lost: bool
+) -> None:
+    """Every later run of the process would fail of it; an error of one kernel that left the card well does not."""
+
+    def faulty(*_: Any, **__: Any) -> Any:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    def synchronize() -> None:
+        if lost:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr("twistnet.commands.sweep.finetune_fold", faulty)
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    assert call("sweep", *flags(dtd, tmp_path / "runs")) == 1
+    printed = capsys.readouterr()
+    told = printed.out.count(": failed: AcceleratorError: CUDA error: an illegal memory access was encountered")
+    assert (told, "error: the card no longer answers this process" in printed.err) == (
+        (1, True) if lost else (4, False)
+    )
+
+
 def test_a_failed_run_leaves_the_others_and_is_tried_again(
     whole: Path, dtd: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

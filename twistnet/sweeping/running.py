@@ -11,6 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TextIO
 
+import torch
+
 from loaders import InputError
 from loaders.errors import one_line
 from loaders.files import write_atomically
@@ -130,7 +132,7 @@ class Sweep:
     def _do(self, run: Run, claim: Claim) -> None:
         self._claim = claim
         began = time.monotonic()
-        error, is_full = None, False
+        error, also = None, ""
         self._live.note(f"{run}: {'goes on' if (run.folder / LATEST).exists() else 'begins'}; {OUTPUT} in {run.folder}")
         self._live.update()
         try:
@@ -139,8 +141,7 @@ class Sweep:
                 try:
                     self._execute(run)
                 except Exception as raised:  # whatever it was: the other runs are not to be lost by it
-                    error = _sentence(raised)
-                    is_full = isinstance(raised, OSError) and raised.errno == errno.ENOSPC
+                    error, also = _sentence(raised), self._fails_others(raised)
                     _write_error(run, error, raised)
                     traceback.print_exc()
         except signals.Stopped as stopped:
@@ -151,10 +152,19 @@ class Sweep:
         if error is not None:
             self._failed.add(run)
             self._live.say(f"{run}: failed: {error}")
-            if is_full:  # so would all the others
-                raise InputError(f"no space is left for {self.plan.run_dir}: free some, then {_GO_ON}.")
+            if also:
+                raise InputError(f"{also}, then {_GO_ON}.")
             return
         self._tell(run, f" in {time.monotonic() - began:.0f} s")
+
+    def _fails_others(self, error: Exception) -> str:
+        """Why all other runs of this process would fail of it too, and what to do first; empty where they would not."""
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            return f"no space is left for {self.plan.run_dir}: free some"
+        # Of what a card has refused it may recover; of a fault in its memory the process never does.
+        if isinstance(error, torch.AcceleratorError) and not _card_answers():
+            return "the card no longer answers this process: see its state with nvidia-smi"
+        return ""
 
     def _tell(self, run: Run, how: str) -> None:
         self._told.add(run)
@@ -197,6 +207,15 @@ class Sweep:
         if self._claim is not None:
             self._claim.release()
         return f"{_GO_ON[0].upper()}{_GO_ON[1:]}."
+
+
+def _card_answers() -> bool:
+    """Whether the process can still work with its card, which an error of one kernel may have ended for good."""
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _sentence(error: Exception) -> str:
