@@ -116,7 +116,7 @@ def test_later_epochs_neither_read_nor_decode(tree: Path, monkeypatch: pytest.Mo
         monkeypatch.setattr("loaders.kept.open_image", None)
         assert len(list(loader.epoch(1))) == len(loader)
         assert not seen
-        assert "decoded images are kept, in at most 1.0 GiB of memory" in loader.choice
+        assert "decoded images are kept, in at most 1 GiB of memory" in loader.choice
         assert set(loader.seconds()) == {"read", "decode", "buffer", "upload", "wait"}
 
 

@@ -79,8 +79,12 @@ def test_the_limits_fit_into_each_other() -> None:
 
 
 def test_a_signal_during_a_save_waits_for_it(tree: Path, tmp_path: Path) -> None:
-    slow = "slow(checkpoints.torch, 'save', 2)"
-    code, took_s, said = stopped(tree, tmp_path, "checkpoints", slow, number=signal.SIGUSR1)
+    slow = (
+        "slow(checkpoints.torch, 'save', 2)\n"
+        "step = train.TrainStep.__call__\n"
+        "train.TrainStep.__call__ = lambda *given: (time.sleep(0.5), step(*given))[1]  # else the last one comes first"
+    )
+    code, took_s, said = stopped(tree, tmp_path, "checkpoints, train", slow, number=signal.SIGUSR1)
     assert (code, took_s < WITHIN_S) == (138, True), said
     state = torch.load(tmp_path / "run" / "latest.pt", weights_only=True)
     step = 4 * state["epoch"] + state["step_in_epoch"]  # of 51 images, 16 a step

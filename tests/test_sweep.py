@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from training import TINY, call
 
 from twistnet.arguments import parameters_of
@@ -182,6 +183,16 @@ def test_a_run_is_what_finetune_makes_of_the_same_flags(whole: Path, dtd: Path, 
     assert all(torch.equal(ours[name], right[name]) for name in right)
     data = torch.load(whole / "test_resnet/fold02-seed43/latest.pt", weights_only=True)["data"]
     assert (data["train_split"], data["val_split"]) == ("train2", "val2")
+
+
+def test_runs_draw_their_curves_where_they_are_not_short(
+    whole: Path, dtd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not list(whole.rglob("curves.png")), "a tenth of the time of runs of seconds"
+    monkeypatch.setattr("twistnet.reporting._SHORT_S", 0.0)
+    assert call("sweep", *flags(dtd, tmp_path / "runs", "--folds=1", "--seeds=42", "--epochs=1")) == 0
+    with Image.open(tmp_path / "runs" / RUNS[0] / "curves.png") as curves:
+        assert min(curves.size) > 500
 
 
 def test_what_others_leave_between_two_looks_is_taken(

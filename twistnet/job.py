@@ -40,6 +40,7 @@ class Job:
         profile: steps to profile after the first few; 0: none.
         log_every: steps between log rows, at which a checkpoint may be taken.
         checkpoint_minutes: least time between checkpoints inside an epoch; one is taken after every epoch as well.
+        draw_short: whether a run of less than half a minute draws its curves, too.
         keep_every: epochs between checkpoints that are kept for good; 0: none.
         hang_minutes: longest time without progress, after which the process ends and says where it stood; 0: none.
         max_skips: most steps in a row that may be skipped because their gradient was not finite.
@@ -63,6 +64,7 @@ class Job:
     profile: int = 0
     log_every: int = 50
     checkpoint_minutes: float = 10.0
+    draw_short: bool = True
     keep_every: int = 100
     hang_minutes: float = 20.0
     max_skips: int = 10

@@ -25,7 +25,7 @@ from twistnet.recipe import Recipe
 from twistnet.run_folder import RunFolder
 from twistnet.taking_part import TakingPart
 
-_FIRST_DRAWN_S = 30.0  # a shorter run has its curves drawn at its end alone
+_SHORT_S = 30.0  # a run of less has its curves drawn at its end alone, if at all
 _DRAWN_SHARE = 100  # of the time between two drawings, at most one part goes into a drawing
 _SPANS_SHOWN = 8
 BAD_SHOWN = 5  # of the images that were replaced since the last row
@@ -44,13 +44,13 @@ class Report:
     def __init__(self, folder: RunFolder, world: World, loader: Loader, setting: Setting) -> None:
         self._folder, self._world, self._loader, self._setting = folder, world, loader, setting
         self._bad_told = 0
-        self._epochs = 0
-        self._draw_from = time.monotonic() + _FIRST_DRAWN_S
+        self._epochs, self._draws_short = 0, True
+        self._draw_from = self._long_from = time.monotonic() + _SHORT_S
         self._drawing: threading.Thread | None = None
 
     def hello(self, recipe: Recipe, job: Job, step: int, changed: list[str], progress: Progress) -> None:
         """Says what begins."""
-        self._epochs = recipe.epochs
+        self._epochs, self._draws_short = recipe.epochs, job.draw_short
         world, loader = self._world, self._loader
         progress.say(
             f"Training {recipe.model} on {loader.num_samples:,} images of {len(loader.classes)} classes: "
@@ -126,14 +126,17 @@ class Report:
 
     def draw(self, epoch: int, progress: Progress) -> None:
         """Has the curves drawn by a thread, after the last epoch and after others where it is time: with epochs of a
-        second a third of the time would go into pictures.
+        second a third of the time would go into pictures, and of many short runs a tenth.
 
         Args:
             epoch: that has ended, counted from 1.
             progress: told where they cannot be drawn.
         """
         busy = self._drawing is not None and self._drawing.is_alive()
-        if epoch < self._epochs and (busy or time.monotonic() < self._draw_from):
+        now = time.monotonic()
+        due = now >= self._draw_from and not busy
+        at_the_end = epoch >= self._epochs and (self._draws_short or now >= self._long_from)
+        if not (due or at_the_end):
             return
         self.close()
         self._drawing = threading.Thread(target=self._draw, args=(progress,), name="curves", daemon=True)

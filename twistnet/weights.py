@@ -177,7 +177,10 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     if target.suffix != ".pt":
         raise InputError(f"{path} ends in {target.suffix!r} where `.pt` is expected: name the file {target.stem}.pt.")
     # Copies, because safetensors refuses tensors that share memory.
-    state = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in model.state_dict().items()}
+    state = {
+        name: tensor.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
+        for name, tensor in model.state_dict().items()
+    }
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(target, lambda file: torch.save(state, file))
     serialised = safetensors.torch.save(state, metadata={"format": "pt"})

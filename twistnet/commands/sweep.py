@@ -184,6 +184,7 @@ class _Asked:
             val_split=f"val{run.fold}",
             run_dir=run.folder,
             weights_name=f"{run.model}_{self.dataset}.pt",
+            draw_short=False,  # the report has the curves of all runs
             **self.job,
         )
 
