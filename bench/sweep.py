@@ -20,6 +20,7 @@ from bench.sweeping import Sweep, refuse_difference
 from convert.photographs import make_miniature_dtd
 from loaders import InputError
 from twistnet import environment
+from twistnet.reporting import counted
 from twistnet.run_folder import RunFolder
 
 PROCESSES = 2
@@ -128,8 +129,8 @@ class Outcome:
     def __str__(self) -> str:
         return (
             f"{self.runs} runs: {self.undisturbed_s:.0f} s by one process, {self.shared_s:.0f} s by {PROCESSES} with "
-            f"{len(self.kills)} kills; {self.resumed} runs went on and {self.repeated} began again, to the same "
-            "results, predictions and table. "
+            f"{len(self.kills)} kills; {counted(self.resumed, 'run')} went on and {self.repeated} began again, to the "
+            "same results, predictions and table. "
             f"Of the undisturbed time {self.outside_steps:.1%} lay outside training steps, {self.outside_work:.1%} "
             f"outside validation and tests too: {self.overhead_s:.2f} s a run."
         )

@@ -109,9 +109,17 @@ def test_transfer() -> None:
 
 def test_a_killed_sweep() -> None:
     with (rows.COMMITTED / "sweep.csv").open() as file:
-        found = list(csv.DictReader(file))[-1]
-    seconds = f"in {float(found['shared_s']):.0f} s beside {float(found['undisturbed_s']):.0f} ("
-    assert f"{found['n']} runs by two processes, each of which was killed once" in DOCS
+        of_recipe, tiny = list(csv.DictReader(file))[-2:]
+    assert {of_recipe["dirty"], tiny["dirty"]} == {"no"}
+    seconds = f"in {float(tiny['shared_s']):.0f} s beside {float(tiny['undisturbed_s']):.0f} ("
+    assert f"{tiny['n']} runs by two processes, each of which was killed once" in DOCS
     assert seconds in DOCS
-    share = 100 * float(found["outside_steps_and_evaluation"])
-    assert f"a run took {float(found['overhead_s']):.2f} s, {share:.1f} % of runs as short" in DOCS
+    beside = []
+    for row in (tiny, of_recipe):
+        share, run_s = 100 * float(row["outside_steps_and_evaluation"]), float(row["undisturbed_s"]) / int(row["n"])
+        beside.append((f"{float(row['overhead_s']):.2f} s", f"{share:.1f} % of", f"{run_s:.1f} s"))
+    (each, part, of), (its_each, its_part, its_of) = beside
+    assert f"{each} a run, {part} these of {of}, and {its_each}, {its_part} the {its_of} that a run" in DOCS
+    assert f"({of_recipe['n']} runs, `--folds 1-6 --seeds 42 --epochs 6 --size 64 --batch_size 16`; " in DOCS
+    assert "folds=1-6 seeds=42 recipe=demo_dtd epochs=6 size=64 batch_size=16" in of_recipe["options"]
+    assert f"{100 * float(of_recipe['outside_steps']):.1f} % with validation and tests)" in DOCS
