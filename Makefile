@@ -16,7 +16,7 @@ demo: $(READY)
 	$(BIN)/twistnet demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

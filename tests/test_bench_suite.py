@@ -101,10 +101,10 @@ def test_rows_are_read_as_they_were_written(results: Path, monkeypatch: pytest.M
 def test_the_rank_test_is_scipys(monkeypatch: pytest.MonkeyPatch) -> None:
     a = {"same": [1.0, 2, 3, 4, 5], "faster": [1.0, 2, 3, 4, 5], "slower": [10.0, 11, 12, 13, 14]}
     b = {"same": [1.5, 2.5, 3.5, 2, 4], "faster": [6.0, 7, 8, 9, 10], "slower": [1.0, 2, 3, 4, 5]}
-    for run, rates in (("a", a), ("b", b)):
+    for run, rates in (("one", a), ("two", b)):
         monkeypatch.setattr(rows, "RUN", run)
         rows.append_rates("x", {name: Rate.of(each) for name, each in rates.items()}, {}, CPU)
-    found = {each.subject[1]: each for each in differences(read_rows("a"), read_rows("b"))}
+    found = {each.subject[1]: each for each in differences(read_rows("one"), read_rows("two"))}
     # Beside the last, which is the reference, and that one by its rate.
     ours, theirs = ({name: np.divide(each[name], each["slower"]) for name in ("same", "faster")} for each in (a, b))
     pairs = [(ours["same"], theirs["same"]), (ours["faster"], theirs["faster"]), (a["slower"], b["slower"])]
@@ -116,7 +116,7 @@ def test_the_rank_test_is_scipys(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["faster"].ratio == pytest.approx(ratio)
     assert found["faster"].verdict == "B is faster"
     with pytest.raises(InputError, match="nothing to compare"):
-        differences(read_rows("a"), [])
+        differences(read_rows("one"), [])
 
 
 def test_one_slower_thing_among_a_hundred_is_found(
@@ -124,29 +124,30 @@ def test_one_slower_thing_among_a_hundred_is_found(
 ) -> None:
     """Though all of B were measured on a day when the machine was a fifth faster."""
     rng = np.random.default_rng(0)
-    for run, day in (("a", 1.0), ("b", 1.2)):
+    for run, day in (("one", 1.0), ("two", 1.2)):
         monkeypatch.setattr(rows, "RUN", run)
         for place in range(49):
-            speed = 100.0 * (0.5 if (run, place) == ("b", 7) else 1.0)
+            speed = 100.0 * (0.5 if (run, place) == ("two", 7) else 1.0)
             ours, theirs = (day * mean * rng.uniform(0.97, 1.03, 5) for mean in (speed, 50.0))
             rates = {"ours": Rate.of(ours.tolist()), "the peer": Rate.of(theirs.tolist())}
             rows.append_rates("x", rates, {"set": place}, CPU)
-    found = differences(read_rows("a"), read_rows("b"))
+    found = differences(read_rows("one"), read_rows("two"))
     ours = [each for each in found if each.subject[1] == "ours"]
     slower = [each.subject for each in ours if each.verdict == "B is slower"]
     assert ("x", "ours", "set=7") in slower
     assert sum(each.verdict != "no difference beyond the spread" for each in ours) <= 3, "by chance one in a hundred"
-    compare("a", "b")
+    compare("one", "two")
     said = capsys.readouterr().out
     assert "x: ours beside the peer (set=7): 0.5" in said
     assert "of 98 that are the same, 1.0 would by chance" in said
 
 
+# No commit begins with a letter beyond f: by its first ones a run may be named, too.
 def test_comparing_says_what_it_could_not(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for run, more in (("a", "old"), ("b", "new")):
+    for run, more in (("one", "old"), ("two", "new")):
         monkeypatch.setattr(rows, "RUN", run)
         rows.append_rates("x", {"thing": Rate.of([1.0, 2, 3, 4]), more: Rate.of([1.0])}, {}, CPU)
-    compare("a", "b")
+    compare("one", "two")
     said = capsys.readouterr().out
     assert "1 things are in A alone, as x old." in said
     assert "1 things are in B alone, as x new." in said

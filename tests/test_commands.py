@@ -362,7 +362,7 @@ def test_short_epochs_do_not_spend_their_time_in_drawing(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first_s: float, share: float, drawn: int
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(reporting, "_FIRST_DRAWN_S", first_s)
+    monkeypatch.setattr(reporting, "_SHORT_S", first_s)
     monkeypatch.setattr(reporting, "_DRAWN_SHARE", share)
     drawings: list[int] = []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from loaders import InputError
+from twistnet.result import Result
 from twistnet.sweeping import table
 from twistnet.sweeping.claims import CLAIM, Holder, take
 from twistnet.sweeping.live import Live
@@ -28,8 +30,16 @@ def plan(tmp_path: Path) -> Plan:
     return Plan(run_dir=tmp_path, models=MODELS, folds=(1, 2, 10), seeds=(42, 43), weights=weights_of(MODELS, ["auto"]))
 
 
+def result(**values: float) -> Result:
+    text = {"model": "resnet18", "dataset": "dtd", "recipe": "dtd", "tune": "all", "test_fingerprint": "f"}
+    counts = dict.fromkeys(("fold", "seed", "epochs", "best_epoch", "test_samples", "train_samples", "num_classes"), 1)
+    rest = dict.fromkeys(("test_top5", "test_balanced", "images_per_s", "seconds", "step_seconds", "eval_seconds"), 0.0)
+    given: dict[str, Any] = {**text, **counts, **rest, "parameters": 1, "weights": None, "weights_sha256": None}
+    return Result(**(given | values))
+
+
 def done(test: float, **more: float) -> State:
-    return State(kind="done", result={"test_top1": test, "val_top1": test + 0.1, **more})
+    return State(kind="done", result=result(test_top1=test, val_top1=test + 0.1, **more))
 
 
 @pytest.fixture
@@ -106,7 +116,7 @@ def test_states_are_read_from_folders(plan: Plan) -> None:
     runs, found = plan.runs, States(100.0)
     for run in runs[:6]:
         run.folder.mkdir(parents=True)
-    (runs[0].folder / "result.json").write_text(json.dumps({"test_top1": 0.5, "val_top1": 0.25}))
+    (runs[0].folder / "result.json").write_text(json.dumps(dataclasses.asdict(result(test_top1=0.5, val_top1=0.25))))
     (runs[1].folder / "result.json").write_text('{"test_top1": 0.5')
     claim = take(runs[2].folder / CLAIM, 100.0, lambda: None)
     assert claim is not None

@@ -22,65 +22,11 @@ from twistnet.precision import Precision
 from twistnet.predictions import Predictions
 from twistnet.probing import probe
 from twistnet.recipe import Recipe, from_dict
+from twistnet.result import Result, find_result
 from twistnet.run_folder import RunFolder
 from twistnet.starting import Start
 from twistnet.train import train
 from twistnet.weights import LoadReport, auto_load
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """What fine-tuning came to, as result.json holds it.
-
-    Attributes:
-        model: timm's name of it.
-        dataset: as --dataset names it.
-        fold: from 1.
-        seed: of the recipe.
-        recipe: its name.
-        tune: what was trained, as the recipe has it.
-        epochs: passes over the training split; 1 for a probe.
-        val_top1: the best validation accuracy, 0 to 1.
-        best_epoch: the epoch that it was reached after, from 1.
-        test_top1: test accuracy of that epoch's weights, 0 to 1.
-        test_top5: likewise among the first five.
-        test_balanced: mean of the classes' own test accuracies, 0 to 1, over the classes that have test samples.
-        test_samples: images that they were measured on.
-        test_fingerprint: of these, their labels and order: equal only for the same test split of the same data.
-        train_samples: images of the training split.
-        num_classes: that are told apart.
-        weights: what training began from, a file or timm's model; None for random weights.
-        weights_sha256: of the file.
-        images_per_s: trained on, over all ranks.
-        seconds: that the run took, over all of its starts up to their checkpoints.
-        step_seconds: of the last start, in training steps and waiting for their batches.
-        eval_seconds: of these, in validation and the test; a probe's validation is part of its steps.
-        parameters: of the model.
-    """
-
-    model: str
-    dataset: str
-    fold: int
-    seed: int
-    recipe: str
-    tune: str
-    epochs: int
-    val_top1: float
-    best_epoch: int
-    test_top1: float
-    test_top5: float
-    test_balanced: float
-    test_samples: int
-    test_fingerprint: str
-    train_samples: int
-    num_classes: int
-    weights: str | None
-    weights_sha256: str | None
-    images_per_s: float
-    seconds: float
-    step_seconds: float
-    eval_seconds: float
-    parameters: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +70,7 @@ def finetune_fold(
     """
     begun, before_s = time.monotonic(), start.state["meter"]["run_s"] if start else 0.0
     folder = RunFolder(job.run_dir)
-    if (resume or start is not None) and (told := _told(folder)) and _has_ended(folder, recipe, start):
+    if (resume or start is not None) and (told := find_result(folder.result)) and _has_ended(folder, recipe, start):
         return told
     if start is not None and start.state["epoch"] >= recipe.epochs and not folder.best.exists():
         raise InputError(f"the run has ended and {folder.best} is gone, which would be tested: start a new run.")
@@ -173,17 +119,6 @@ def finetune_fold(
     if world.is_main:  # the last file: who finds it finds all the others
         folder.write_json(folder.result.name, dataclasses.asdict(result))
     return result
-
-
-def _told(folder: RunFolder) -> Result | None:
-    """The result that the folder holds; None without one, or where an earlier version wrote less into it."""
-    if not folder.result.exists():
-        return None
-    try:
-        values = dict(json.loads(folder.result.read_text()))
-    except (ValueError, TypeError):  # damaged: the weights are tested once more
-        return None
-    return Result(**values) if set(values) == {field.name for field in dataclasses.fields(Result)} else None
 
 
 def _has_ended(folder: RunFolder, recipe: Recipe, start: Start | None) -> bool:

@@ -19,8 +19,8 @@ from loaders import InputError
 from loaders.errors import one_line
 from loaders.files import clear_unfinished, take_lock, write_atomically
 from twistnet.checkpoints import BEST, LATEST, WRITTEN
+from twistnet.result import RESULT
 
-RESULT = "result.json"
 _BAD_STEP: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("step", "epoch", "place"), (int,)),
     **{"ids": (list,), "data_dir": (str,), "stage": (str, type(None))},

@@ -13,9 +13,10 @@ from loaders.kept import kept_pixels
 from twistnet import distributed, signals
 from twistnet.arguments import Url
 from twistnet.datasets import Dataset, check_dataset, check_fold
-from twistnet.finetuning import Result, finetune_fold
+from twistnet.finetuning import finetune_fold
 from twistnet.fitting import fit_batch
 from twistnet.job import Job
+from twistnet.result import Result
 from twistnet.resuming import AUTO, run_folder_of
 from twistnet.starting import settings, start
 from twistnet.step import Compile

@@ -2,66 +2,39 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from loaders import InputError
 from loaders.errors import one_line
-from twistnet.run_folder import RESULT, RunFolder
+from twistnet.result import RESULT, Result, read_named, read_result
+from twistnet.run_folder import RunFolder
 from twistnet.sweeping.plan import SWEEP
 from twistnet.sweeping.states import ERROR
 
 RECIPE = "recipe.json"
-_SHARES = ("val_top1", "test_top1", "test_top5", "test_balanced")
-_COUNTS = ("fold", "epochs", "best_epoch", "test_samples", "train_samples", "num_classes", "parameters")
-_WORDS = ("model", "dataset", "recipe", "tune", "test_fingerprint")
 _NAMED_BY_RESULT = ("name", "model", "epochs", "seed")
 _NAMED = 5  # folders in a sentence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class Run(Result):
     """A finished run, as its result.json and recipe.json have it.
 
     Attributes:
         folder: the run's.
-        weights: what training began from, a file or timm's model; None for random weights.
-        weights_sha256: of the file.
         size: side of the test images in pixels.
         settings: what else its recipe says, by name, each value as JSON writes it.
-        val_top1, test_top1, test_top5, test_balanced: shares from 0 to 1; the last is the mean of the classes' recalls.
-        test_fingerprint: of the test split's samples, labels and order, which another fold has others of.
-        seconds: that it took.
     """
 
     folder: Path
-    model: str
-    dataset: str
-    fold: int
-    seed: int
-    recipe: str
-    tune: str
-    epochs: int
-    weights: str | None
-    weights_sha256: str | None
     size: int
     settings: Mapping[str, str]
-    val_top1: float
-    test_top1: float
-    test_top5: float
-    test_balanced: float
-    test_samples: int
-    test_fingerprint: str
-    train_samples: int
-    num_classes: int
-    parameters: int
-    seconds: float
 
     @property
     def pair(self) -> tuple[int, int]:
@@ -171,9 +144,8 @@ def collect(run_dir: Path) -> Found:
 
 
 def _read(folder: Path) -> Run:
-    result, recipe = _json(folder / RESULT), _json(folder / RECIPE)
+    result, recipe = read_result(folder / RESULT), read_named(folder / RECIPE)
     try:
-        _check(result)
         # How many images a step takes is the setting; in how many passes, the machine's.
         batch = recipe["batch_size"] * recipe["accumulate"]
         kept = {name: value for name, value in recipe.items() if name not in (*_NAMED_BY_RESULT, "accumulate")}
@@ -184,51 +156,7 @@ def _read(folder: Path) -> Run:
         raise InputError(
             f"{folder / RESULT} is left out ({why}): run that fold again, or remove its folder."
         ) from error
-    return Run(
-        folder=folder,
-        weights=result["weights"],
-        weights_sha256=result.get("weights_sha256"),
-        size=size,
-        settings=settings,
-        seconds=float(result["seconds"]),
-        seed=result["seed"],
-        **{name: result[name] for name in (*_WORDS, *_SHARES, *_COUNTS) if name != "best_epoch"},
-    )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        reason = one_line(getattr(error, "strerror", None) or error, 120)
-        raise InputError(f"{path} cannot be read ({reason}): run that fold again, or remove its folder.") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds no named values: run that fold again, or remove its folder.")
-    return content
-
-
-def _check(result: Mapping[str, Any]) -> None:
-    """Raises KeyError or ValueError for what no run writes."""
-    checks: tuple[tuple[Sequence[str], Callable[[Any], bool], str], ...] = (
-        (_WORDS, lambda value: isinstance(value, str) and value != "" and value.isprintable(), "a name"),
-        (_COUNTS, lambda value: type(value) is int and value >= 1, "a count"),
-        (("seed",), lambda value: type(value) is int, "a whole number"),
-        (_SHARES, lambda value: _is_number(value) and 0 <= value <= 1, "a share from 0 to 1"),
-        (("seconds",), lambda value: _is_number(value) and value >= 0, "a time"),
-        (
-            ("weights",),
-            lambda value: value is None or (isinstance(value, str) and value.isprintable()),
-            "a file's name",
-        ),
-    )
-    for names, is_right, kind in checks:
-        for name in names:
-            if not is_right(result[name]):
-                raise ValueError(f"{name} {result[name]!r} is not {kind}")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return Run(folder=folder, size=size, settings=settings, **dataclasses.asdict(result))
 
 
 def _unfinished(run_dir: Path) -> list[str]:

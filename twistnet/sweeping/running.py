@@ -18,12 +18,13 @@ from loaders.errors import one_line
 from loaders.files import write_atomically
 from twistnet import signals
 from twistnet.checkpoints import LATEST
+from twistnet.result import RESULT, find_result
 from twistnet.sweeping import table
 from twistnet.sweeping.claims import CLAIM, Claim, disk_time, take
 from twistnet.sweeping.live import Live
 from twistnet.sweeping.plan import Plan, Run
 from twistnet.sweeping.quiet import printed_into
-from twistnet.sweeping.states import ERROR, OUTPUT, State, States, read_result, seconds_left
+from twistnet.sweeping.states import ERROR, OUTPUT, State, States, seconds_left
 
 _POLL_S = 2.0  # between two looks at runs of others
 _ASLEEP_S = 0.1  # at once, so that a signal is followed
@@ -111,7 +112,7 @@ class Sweep:
             claim = take(run.folder / CLAIM, self._stale_s, partial(_end_lost, run))
             if claim is None:
                 continue
-            if read_result(run.folder) is None and not self._has_failed(run):
+            if find_result(run.folder / RESULT) is None and not self._has_failed(run):
                 return run, claim
             claim.release()  # another one has done it between the look and the claim
         return None
@@ -174,7 +175,7 @@ class Sweep:
         states = self._states.all(self._runs)
         left = self._time_left(states)
         self._live.note(
-            f"{run}: test {result['test_top1']:.2%}, val {result['val_top1']:.2%}{how}; "
+            f"{run}: test {result.test_top1:.2%}, val {result.val_top1:.2%}{how}; "
             f"{table.counts(states)}{', ' if left else ''}{left}"
         )
 

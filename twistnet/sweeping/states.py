@@ -8,10 +8,10 @@ import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from twistnet.checkpoints import LATEST
-from twistnet.run_folder import RESULT
+from twistnet.result import RESULT, Result, find_result
 from twistnet.sweeping.claims import CLAIM, Holder, is_held
 from twistnet.sweeping.plan import Run
 
@@ -35,7 +35,7 @@ class State:
     """
 
     kind: Kind
-    result: Mapping[str, Any] | None = None
+    result: Result | None = None
     error: str = ""
     holder: Holder | None = None
     epochs: int = 0
@@ -56,7 +56,7 @@ class States:
         """Where a run stands now."""
         if run in self._done:
             return self._done[run]
-        result = read_result(run.folder)
+        result = find_result(run.folder / RESULT)
         if result is not None:
             self._done[run] = State(kind="done", result=result)
             return self._done[run]
@@ -71,15 +71,6 @@ class States:
     def all(self, runs: Iterable[Run]) -> dict[Run, State]:
         """Where all of them stand."""
         return {run: self.of(run) for run in runs}
-
-
-def read_result(folder: Path) -> dict[str, Any] | None:
-    """A run's result; None where there is none that can be read."""
-    try:
-        found = json.loads((folder / RESULT).read_text())
-        return dict(found) if 0 <= found["test_top1"] <= 1 and 0 <= found["val_top1"] <= 1 else None
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
 
 
 def read_error(folder: Path) -> str | None:
@@ -100,8 +91,8 @@ def seconds_left(states: Mapping[Run, State], epochs: int) -> float | None:
     """
     taken: dict[str, list[float]] = {}
     for run, state in states.items():
-        if state.result is not None and state.result.get("seconds"):
-            taken.setdefault(run.model, []).append(state.result["seconds"])
+        if state.result is not None and state.result.seconds:
+            taken.setdefault(run.model, []).append(state.result.seconds)
     if not taken:
         return None
     means = {model: statistics.fmean(seconds) for model, seconds in taken.items()}

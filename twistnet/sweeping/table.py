@@ -95,7 +95,7 @@ def listing(states: Mapping[Run, State]) -> list[str]:
     rows = [("run", "state", "what")]
     for run, state in states.items():
         if state.result is not None:
-            what = f"test {state.result['test_top1']:.2%}, val {state.result['val_top1']:.2%}: skipped"
+            what = f"test {state.result.test_top1:.2%}, val {state.result.val_top1:.2%}: skipped"
         elif state.holder is not None:
             what = f"{state.epochs} epochs by {state.holder}: left to it"
         else:
@@ -110,12 +110,12 @@ def listing(states: Mapping[Run, State]) -> list[str]:
 
 def _rate(states: Sequence[State]) -> str:
     """Images a second that were trained on, in the mean of the runs that say so."""
-    rates = [state.result["images_per_s"] for state in states if state.result and state.result.get("images_per_s")]
+    rates = [state.result.images_per_s for state in states if state.result and state.result.images_per_s]
     return f"{statistics.fmean(rates):.0f}" if rates else _NO_FIGURE
 
 
 def _values(states: Sequence[State], name: str) -> list[float]:
-    return [state.result[name] for state in states if state.result is not None]
+    return [getattr(state.result, name) for state in states if state.result is not None]
 
 
 def _mean(states: Sequence[State], name: str) -> str:
